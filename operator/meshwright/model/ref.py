@@ -1,0 +1,57 @@
+"""What an object is called."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from meshwright.model.units import Namespace
+
+
+class Kind(StrEnum):
+    """A kind that meshwright reads; the value is ``Kind.group`` as kubectl writes it (core: the kind alone)."""
+
+    NAMESPACE = "Namespace"
+    SERVICE = "Service"
+    HTTP_ROUTE = "HTTPRoute.gateway.networking.k8s.io"
+    GRPC_ROUTE = "GRPCRoute.gateway.networking.k8s.io"
+    REFERENCE_GRANT = "ReferenceGrant.gateway.networking.k8s.io"
+    EXTERNAL_WORKLOAD = "ExternalWorkload.workload.linkerd.io"
+    ENDPOINT_SLICE = "EndpointSlice.discovery.k8s.io"
+    CONFIG_MAP = "ConfigMap"
+    POD = "Pod"
+
+    @property
+    def word(self) -> str:
+        """Return the bare kind, as written in manifests: ``HTTPRoute``."""
+        return self.value.partition(".")[0]
+
+    @property
+    def group(self) -> str:
+        """Return the API group, ``""`` for core."""
+        return self.value.partition(".")[2]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """Kind, namespace and name. Sorts by the three in this order; ``namespace`` is ``""`` for cluster-wide kinds."""
+
+    kind: Kind
+    namespace: Namespace
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.word} {self.namespace}/{self.name}" if self.namespace else f"{self.kind.word} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceName:
+    """A Service's namespace and name: what a route attaches to and sends to."""
+
+    namespace: Namespace
+    name: str
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(Kind.SERVICE, self.namespace, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"

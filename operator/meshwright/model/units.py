@@ -1,0 +1,22 @@
+"""Numbers and texts that must not be swapped for one another."""
+
+from typing import NewType
+
+Millis = NewType("Millis", int)
+"""A duration in whole milliseconds, 0 or more."""
+
+Port = NewType("Port", int)
+"""A TCP port, 1 to 65535."""
+
+Namespace = NewType("Namespace", str)
+"""The name of a Kubernetes namespace."""
+
+MAX_UNIT_BYTES = 900 * 1024
+"""A policy ConfigMap larger than this is refused; the API server's own limit is 1 MiB."""
+
+MAX_REGEX_PROGRAM = 100
+"""The largest compiled RE2 expression, in RE2's instructions: a bigger one is refused.
+
+Envoy refuses a whole configuration for one expression above its own limit, which is this number unless the runtime
+key ``re2.max_program_size.error_level`` says otherwise (Envoy ``source/common/common/regex.cc``).
+"""

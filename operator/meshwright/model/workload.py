@@ -1,0 +1,104 @@
+"""Services, namespaces and the machines behind Services."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from meshwright.model.problem import Problem
+from meshwright.model.ref import Ref, ServiceName
+from meshwright.model.route import Traffic
+from meshwright.model.units import Port
+
+
+class Protocol(Enum):
+    """What a Service port speaks, from its ``appProtocol``.
+
+    ``DETECT``: nothing said, find out. ``HTTP1``: ``http``, ``kubernetes.io/ws``. ``HTTP2``: ``kubernetes.io/h2c``,
+    ``grpc``. ``OPAQUE``: every other word (``tcp``, ``https``, ``tls``, ``linkerd.io/opaque`` ...): never routed
+    as HTTP.
+
+    Source: Linkerd's outbound index (``appProtocol``), Gateway API GEP-1911.
+    """
+
+    DETECT = "detect"
+    HTTP1 = "http1"
+    HTTP2 = "http2"
+    OPAQUE = "opaque"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePort:
+    """One TCP port of a Service. ``name`` is ``""`` when unnamed; ``target`` is a number, or a port's name."""
+
+    name: str
+    port: Port
+    target: Port | str
+    protocol: Protocol
+    transport: str = "TCP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A Service. ``ports`` holds every port as written, UDP and SCTP too (see ``transport``).
+
+    ``addresses``: ClusterIPs, IPv4 before IPv6 as listed; empty for headless, ExternalName and not yet allocated.
+    ``selector``: sorted pairs; ``None`` when the Service has none. ``labels``, likewise sorted pairs.
+    ``families``: ``("IPv4",)``, ``("IPv6",)``, both, or ``()`` when not said.
+    """
+
+    ref: Ref
+    uid: str
+    type: str
+    addresses: tuple[str, ...]
+    is_headless: bool
+    ports: tuple[ServicePort, ...]
+    selector: tuple[tuple[str, str], ...] | None
+    labels: tuple[tuple[str, str], ...] = ()
+    families: tuple[str, ...] = ()
+    is_deleting: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def name(self) -> ServiceName:
+        return ServiceName(self.ref.namespace, self.ref.name)
+
+    @property
+    def has_frontend(self) -> bool:
+        """Whether clients can address it by ClusterIP: only then can it be a parent."""
+        return bool(self.addresses) and self.type != "ExternalName" and not self.is_headless
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceObject:
+    """A namespace, with its labels and annotations as sorted pairs."""
+
+    ref: Ref
+    labels: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadPort:
+    """One port an ExternalWorkload declares; ``name`` is ``""`` when unnamed."""
+
+    name: str
+    port: Port
+    transport: str = "TCP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalWorkload:
+    """A machine outside the cluster. ``ips`` are canonical texts in the order written; ``is_ready`` is the Ready
+    condition's ``True``. ``identity`` and ``server_name`` are the meshTLS block's."""
+
+    ref: Ref
+    uid: str
+    ips: tuple[str, ...]
+    ports: tuple[WorkloadPort, ...]
+    is_ready: bool
+    identity: str = ""
+    server_name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    zone: str | None = None
+    problems: tuple[Problem, ...] = ()
