@@ -1,0 +1,1 @@
+"""Raw dicts to model values, one object at a time."""
