@@ -1,0 +1,1 @@
+"""Bodies to write: Envoy messages, manifests, conditions."""

@@ -1,0 +1,144 @@
+"""The Envoy virtual host of a Service port: what link decided, as routes in the order Envoy must try them.
+
+JSON in protobuf's mapping with the names of the ``.proto`` files. Clusters are only named: ``<ns>/<service>/<port>``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from meshwright.emit.filters import combine_filters, emit_header_changes, emit_redirect, emit_rewrite
+from meshwright.emit.matches import Order, emit_grpc_match, emit_http_match, order_grpc, order_http
+from meshwright.emit.names import BLACKHOLE, ServicePortName
+from meshwright.emit.retries import emit_traffic
+from meshwright.model.desired import Json
+from meshwright.model.linked import BoundBackend, BoundRule, DefaultRule, PortPolicy
+from meshwright.model.ref import ServiceName
+from meshwright.model.route import Filters, GrpcMatch, HttpMatch, Retry, Rewrite, Timeouts
+from meshwright.model.units import Port
+
+METADATA_NAMESPACE = "meshwright"
+_FAULT_FILTER = "envoy.filters.http.fault"
+_FAULT_TYPE = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"
+_NO_MATCH: Json = {"match": {"prefix": "/"}, "direct_response": {"status": 404}}
+
+
+def emit_virtual_host(service: ServiceName, policy: PortPolicy) -> Json:
+    """Return an ``envoy.config.route.v3.VirtualHost`` for all hosts.
+
+    With routes attached it ends in a 404 for what none of them matches (gRPC: UNIMPLEMENTED).
+
+    Source: Gateway API GEP-1294 (routes replace the default), ``apis/v1/httproute_types.go`` HTTPRouteRule.
+    """
+    if policy.default is not None:
+        routes = _emit_default(service, policy.port, policy.default)
+    else:
+        routes = [*_emit_rules(policy), _NO_MATCH]
+    return {"name": str(ServicePortName(service, policy.port)), "domains": ["*"], "routes": routes}
+
+
+def _emit_rules(policy: PortPolicy) -> Iterable[Json]:
+    placed: list[tuple[Order, Json]] = []
+    for rule in policy.rules:
+        action = _emit_action(rule, policy)
+        matches: tuple[HttpMatch | GrpcMatch, ...] = rule.matches
+        for match_index, match in enumerate(matches):
+            if isinstance(match, GrpcMatch):
+                order, emitted = order_grpc(rule, match, match_index), emit_grpc_match(match)
+            else:
+                order, emitted = order_http(rule, match, match_index), emit_http_match(match)
+            placed.append((order, {"name": f"{_route_name(rule)}.{match_index}", "match": emitted, **action}))
+    placed.sort(key=lambda item: item[0])
+    return (route for _, route in placed)
+
+
+def _emit_action(rule: BoundRule, policy: PortPolicy) -> Json:
+    """Return all of a Route but its name and match."""
+    described: Json = {
+        "stat_prefix": _route_name(rule).replace(".", "_"),
+        "metadata": {
+            "filter_metadata": {
+                METADATA_NAMESPACE: {"route": f"{rule.route.namespace}/{rule.route.name}", "rule": rule.index}
+            }
+        },
+    }
+    if rule.is_rejected:
+        return {**described, "direct_response": {"status": _refusal(policy.is_grpc)}}
+    filters = rule.filters
+    if filters.redirect is not None:
+        changes = emit_header_changes(filters.request_headers, filters.response_headers)
+        return {**described, **changes, "redirect": emit_redirect(filters.redirect, policy.port)}
+    serving = tuple(backend for backend in rule.backends if backend.weight)
+    if all(backend.service is None for backend in serving):
+        return {**described, "direct_response": {"status": _refusal(policy.is_grpc)}}
+    if any(backend.filters != Filters() for backend in serving):
+        serving = tuple(replace(backend, filters=combine_filters(filters, backend.filters)) for backend in serving)
+        filters = Filters(rewrite=Rewrite(path=filters.rewrite.path) if filters.rewrite else None)
+    action = {
+        **_emit_destination(serving, policy.is_grpc),
+        **emit_rewrite(filters.rewrite),
+        **emit_traffic(rule.timeouts, rule.retry, policy.is_grpc),
+    }
+    return {**described, **emit_header_changes(filters.request_headers, filters.response_headers), "route": action}
+
+
+def _emit_destination(backends: tuple[BoundBackend, ...], is_grpc: bool) -> Json:
+    """Return the fields of a RouteAction that say where requests go. At least one of ``backends`` is valid; all have
+    a weight."""
+    shares = [_emit_share(backend, is_grpc) for backend in backends]
+    if len(shares) == 1 and shares[0].keys() == {"name", "weight"}:
+        return {"cluster": shares[0]["name"]}
+    return {"weighted_clusters": {"clusters": shares}}
+
+
+def _emit_share(backend: BoundBackend, is_grpc: bool) -> Json:
+    """Return an ``envoy.config.route.v3.WeightedCluster.ClusterWeight``."""
+    if backend.service is None or backend.port is None:
+        abort = {"http_status": _refusal(is_grpc), "percentage": {"numerator": 100}}
+        fault = {"@type": _FAULT_TYPE, "abort": abort}
+        return {
+            "name": BLACKHOLE,
+            "weight": backend.weight,
+            "typed_per_filter_config": {_FAULT_FILTER: fault},
+        }
+    return {
+        "name": str(ServicePortName(backend.service, backend.port)),
+        "weight": backend.weight,
+        **emit_header_changes(backend.filters.request_headers, backend.filters.response_headers),
+        **emit_rewrite(backend.filters.rewrite),
+    }
+
+
+def _emit_default(service: ServiceName, port: Port, default: DefaultRule) -> list[Json]:
+    """Return the routes of a port without routes of its own: to its endpoints, with the Service's timeouts.
+
+    gRPC calls get a route of their own when the Service names gRPC statuses to retry: they are told from other
+    requests only by a match.
+    """
+    routes = []
+    if default.retry_grpc is not None and default.retry_grpc.grpc:
+        routes.append(_emit_default_route(service, port, "grpc", default.timeouts, default.retry_grpc))
+    return [*routes, _emit_default_route(service, port, "http", default.timeouts, default.retry_http)]
+
+
+def _emit_default_route(service: ServiceName, port: Port, kind: str, timeouts: Timeouts, retry: Retry | None) -> Json:
+    name = f"{service.namespace}/{service.name}/default-{kind}"
+    is_grpc = kind == "grpc"
+    return {
+        "name": name,
+        "match": emit_grpc_match(GrpcMatch()) if is_grpc else {"prefix": "/"},
+        "stat_prefix": name,
+        "route": {"cluster": str(ServicePortName(service, port)), **emit_traffic(timeouts, retry, is_grpc)},
+    }
+
+
+def _route_name(rule: BoundRule) -> str:
+    return f"{rule.route.namespace}/{rule.route.name}/{rule.index}"
+
+
+def _refusal(is_grpc: bool) -> int:
+    """Return the status that refuses a request. Envoy makes UNAVAILABLE of 503 for a gRPC call, UNKNOWN of 500.
+
+    Source: Gateway API ``apis/v1/httproute_types.go`` and ``grpcroute_types.go`` BackendRefs; Envoy
+    ``source/common/grpc/common.cc`` httpToGrpcStatus.
+    """
+    return 503 if is_grpc else 500

@@ -1,0 +1,204 @@
+"""One proxy's whole Envoy configuration: as resources to be asked for, or as one static file.
+
+The only place that knows how units, Services and endpoints become what one proxy gets.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from meshwright.emit.bootstrap import emit_own_clusters, emit_process
+from meshwright.emit.clusters import (
+    emit_address_cluster,
+    emit_blackhole,
+    emit_endpoints,
+    emit_passthrough,
+    emit_service_cluster,
+    find_port,
+)
+from meshwright.emit.listeners import (
+    HCM_FILTER,
+    INBOUND_LISTENER,
+    ON_DEMAND_FILTER,
+    OUTBOUND_LISTENER,
+    TCP_FILTER,
+    emit_admin_listener,
+    emit_inbound_listener,
+    emit_outbound_listener,
+)
+from meshwright.emit.names import BLACKHOLE, PASSTHROUGH, Address, ServicePortName, parse_name
+from meshwright.emit.scopes import choose_virtual_host, emit_route_configuration, emit_scope
+from meshwright.model.desired import Json
+from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings, Resources
+from meshwright.model.ref import ServiceName
+from meshwright.model.workload import Service, ServicePort
+
+
+def tcp_ports(service: Service) -> Iterator[ServicePort]:
+    """Yield the ports of a Service that a proxy can carry, the first of each number."""
+    for port in service.ports:
+        if find_port(service.ports, port.port) is port:
+            yield port
+
+
+def addresses_of(service: Service) -> Iterator[tuple[Address, ServicePort]]:
+    """Yield each address and port that clients reach the Service at; nothing without a ClusterIP."""
+    if service.has_frontend:
+        for ip in service.addresses:
+            for port in tcp_ports(service):
+                yield Address(ip, port.port), port
+
+
+def make_cluster(
+    name: str, services: Mapping[ServiceName, Service], owner: ServicePortName | None, settings: ProxySettings
+) -> Json | None:
+    """Return the Cluster called ``name``, ``None`` when there cannot be one.
+
+    A Service port's name gives its endpoints, while the Service has that port. An address gives the endpoints of
+    ``owner``, the Service's port it belongs to, and if ``None`` that very address; but not the ports that proxies
+    listen on, which would lead a connection back to the proxy it came from.
+    """
+    if name == BLACKHOLE:
+        return emit_blackhole(settings)
+    match parse_name(name):
+        case ServicePortName() as own:
+            owner = own
+        case Address() as address if owner is None:
+            is_own = address.port in (settings.outbound_port, settings.inbound_port)
+            return None if is_own else emit_address_cluster(address, settings)
+        case None:
+            return None
+    assert owner is not None
+    service = services.get(owner.service)
+    port = find_port(service.ports, owner.port) if service else None
+    return emit_service_cluster(name, owner, port.protocol, settings) if port else None
+
+
+def assemble(
+    proxy: Proxy,
+    units: Iterable[OutboundUnit],
+    services: Iterable[Service],
+    slices: Iterable[EndpointSlice],
+    settings: ProxySettings,
+) -> Resources:
+    """Return everything that ``proxy`` can ask for, by name. Clusters for addresses of no Service are not in it: there
+    is one for each.
+
+    Should two Services claim one address, it is the first one's, by namespace and name.
+    """
+    by_name = {service.name: service for service in sorted(services, key=lambda service: service.name)}
+    producers: dict[ServiceName, OutboundUnit] = {}
+    consumers: dict[ServiceName, OutboundUnit] = {}
+    for unit in units:
+        if not unit.is_consumer:
+            producers[unit.service] = unit
+        elif unit.name.namespace == proxy.namespace:
+            consumers[unit.service] = unit
+    of_service: dict[ServiceName, list[EndpointSlice]] = defaultdict(list)
+    for piece in slices:
+        of_service[piece.service].append(piece)
+    scopes: dict[str, Json] = {}
+    routes: dict[str, Json] = {}
+    clusters: dict[str, Json] = {BLACKHOLE: emit_blackhole(settings)}
+    endpoints: dict[str, Json] = {}
+    for service in by_name.values():
+        for port in tcp_ports(service):
+            name = ServicePortName(service.name, port.port)
+            unit_host = choose_virtual_host(
+                port.port, proxy.namespace, producers.get(service.name), consumers.get(service.name)
+            )
+            routes[str(name)] = emit_route_configuration(name, unit_host)
+            clusters[str(name)] = emit_service_cluster(str(name), name, port.protocol, settings)
+            endpoints[str(name)] = emit_endpoints(name, port.name, of_service[service.name])
+        for address, port in addresses_of(service):
+            name = ServicePortName(service.name, port.port)
+            if str(address) not in scopes:
+                scopes[str(address)] = emit_scope(address, name)
+                clusters[str(address)] = emit_service_cluster(str(address), name, port.protocol, settings)
+    return Resources(
+        listeners={
+            OUTBOUND_LISTENER: emit_outbound_listener(settings),
+            INBOUND_LISTENER: emit_inbound_listener(settings),
+        },
+        scopes=scopes,
+        routes=routes,
+        clusters=clusters,
+        endpoints=endpoints,
+    )
+
+
+def flatten(proxy: Proxy, resources: Resources, settings: ProxySettings) -> Json:
+    """Return one configuration file that makes an Envoy do what ``resources`` say, without any delivery server.
+
+    ``envoy --mode validate`` reads it whole. What is fetched on first use otherwise is all there; an address that no
+    resource knows is passed on to itself.
+    """
+    clusters = [
+        emit_passthrough(settings),
+        *emit_own_clusters(settings),
+        *(_static_cluster(cluster, resources.endpoints) for _, cluster in sorted(resources.clusters.items())),
+    ]
+    listeners = [_static_listener(listener, resources) for _, listener in sorted(resources.listeners.items())]
+    return {
+        **emit_process(proxy, settings),
+        "static_resources": {"listeners": [emit_admin_listener(settings), *listeners], "clusters": clusters},
+    }
+
+
+def _static_cluster(cluster: Mapping[str, Any], endpoints: Mapping[str, Mapping[str, Any]]) -> Json:
+    if cluster["type"] != "EDS":
+        return dict(cluster)
+    found = endpoints.get(cluster["eds_cluster_config"]["service_name"], {})
+    rest = {key: value for key, value in cluster.items() if key != "eds_cluster_config"}
+    return {**rest, "type": "STATIC", "load_assignment": {**found, "cluster_name": cluster["name"]}}
+
+
+def _static_listener(listener: Mapping[str, Any], resources: Resources) -> Json:
+    """Return the listener with routes inside. Bytes to a Service's address go to its cluster, others to themselves."""
+    chains = [
+        {**chain, "filters": [_static_filter(each, resources) for each in chain["filters"]]}
+        for chain in listener["filter_chains"]
+    ]
+    default = listener["default_filter_chain"]
+    static_default = {**default, "filters": [_static_filter(each, resources) for each in default["filters"]]}
+    ranges = next((chain["filter_chain_match"].get("prefix_ranges") for chain in listener["filter_chains"]), None)
+    if ranges:
+        chains.append({**static_default, "name": "services-tcp", "filter_chain_match": {"prefix_ranges": ranges}})
+        passed = {**static_default["filters"][-1]["typed_config"], "cluster": PASSTHROUGH}
+        static_default = {**static_default, "filters": [{"name": TCP_FILTER, "typed_config": passed}]}
+    return {**listener, "filter_chains": chains, "default_filter_chain": static_default}
+
+
+def _static_filter(each: Mapping[str, Any], resources: Resources) -> Json:
+    config = {key: value for key, value in each["typed_config"].items() if key != "on_demand"}
+    if each["name"] == HCM_FILTER:
+        config["http_filters"] = [part for part in config["http_filters"] if part["name"] != ON_DEMAND_FILTER]
+        if "scoped_routes" in config:
+            config["scoped_routes"] = _static_scopes(config["scoped_routes"], resources)
+        elif config["stat_prefix"] == "direct":
+            config["route_config"] = _to_passthrough(config["route_config"])
+    return {**each, "typed_config": config}
+
+
+def _static_scopes(scoped: Mapping[str, Any], resources: Resources) -> Json:
+    return {
+        "name": scoped["name"],
+        "scope_key_builder": scoped["scope_key_builder"],
+        "scoped_route_configurations_list": {
+            "scoped_route_configurations": [
+                {
+                    "name": scope["name"],
+                    "key": scope["key"],
+                    "route_configuration": resources.routes[scope["route_configuration_name"]],
+                }
+                for _, scope in sorted(resources.scopes.items())
+            ]
+        },
+    }
+
+
+def _to_passthrough(routes: Mapping[str, Any]) -> Json:
+    [host] = routes["virtual_hosts"]
+    [route] = host["routes"]
+    action = {key: value for key, value in route["route"].items() if key != "cluster_header"}
+    return {**routes, "virtual_hosts": [{**host, "routes": [{**route, "route": {**action, "cluster": PASSTHROUGH}}]}]}
