@@ -1,0 +1,137 @@
+"""``meshwright``: one command for every process of the mesh, and for looking at it without a cluster.
+
+A subcommand's module is imported only when it is the one that was asked for: the tools for a folder need none of the
+cluster's clients.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from meshwright import __version__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A subcommand. ``module`` has ``add_arguments(parser)`` and ``run(args) -> exit status``."""
+
+    module: str
+    summary: str
+    examples: tuple[tuple[str, str], ...]
+
+
+class _Module(Protocol):
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "compile": Command(
+        module="meshwright.edge.compile_command",
+        summary="show what the operator would write for a folder of manifests; no cluster needed",
+        examples=(
+            ("meshwright compile --status examples/", "objects and statuses to stdout, problems to stderr"),
+            (
+                "meshwright compile examples/ --proxy shop/web-v1 --out /tmp/mesh",
+                "the whole Envoy configuration of one proxy, as a file",
+            ),
+        ),
+    ),
+    "dev": Command(
+        module="meshwright.edge.dev",
+        summary="run a folder of manifests on a real Envoy on this machine, and follow every save",
+        examples=(
+            ("meshwright dev examples/", "every Service gets a URL; edit a file and save it"),
+            ("meshwright dev --from mobile examples/", "the same, as clients in namespace mobile see it"),
+        ),
+    ),
+    "operator": Command(
+        module="meshwright.edge.operator",
+        summary="watch a cluster, compile, write policy and statuses",
+        examples=(
+            ("meshwright operator", "inside a pod, or with the current kubectl context"),
+            ("KUBECONFIG=./kind.yaml meshwright operator", "against another cluster"),
+        ),
+    ),
+    "xds": Command(
+        module="meshwright.edge.delivery",
+        summary="deliver policy, Services and endpoints of a cluster to its Envoys",
+        examples=(
+            ("meshwright xds", "inside a pod, or with the current kubectl context"),
+            ("KUBECONFIG=./kind.yaml meshwright xds", "against another cluster"),
+        ),
+    ),
+    "bootstrap": Command(
+        module="meshwright.edge.bootstrap_command",
+        summary="show what an Envoy that is fed by `meshwright xds` is started with",
+        examples=(
+            ("meshwright bootstrap --xds meshwright-xds.meshwright:15010 shop/web-7d9f", "to stdout"),
+            ("meshwright bootstrap --xds 10.0.0.9:15010 --out /etc/envoy/envoy.yaml shop/web-7d9f", "to a file"),
+        ),
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status; 2 is bad usage."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    chosen = words[0] if words else ""
+    try:
+        if chosen not in COMMANDS:
+            _make_parser().parse_args(words or ["--help"])
+            return 0
+        module = cast(_Module, import_module(COMMANDS[chosen].module))
+        parser = _make_command_parser(chosen)
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(words[1:]))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except BrokenPipeError:
+        # Who read our output has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="meshwright",
+        description="A service-mesh control plane: Gateway API routes and Linkerd's policies on Envoy.",
+        epilog="\n".join(
+            (
+                "commands:",
+                *lines,
+                "",
+                *_examples(command.examples[0] for command in list(COMMANDS.values())[:2]),
+                "",
+                "`meshwright COMMAND --help` says more.",
+            )
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"meshwright {__version__}")
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND", help="one of those below")
+    return parser
+
+
+def _make_command_parser(name: str) -> argparse.ArgumentParser:
+    command = COMMANDS[name]
+    return argparse.ArgumentParser(
+        prog=f"meshwright {name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        epilog="\n".join(_examples(command.examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _examples(examples: Iterable[tuple[str, str]]) -> list[str]:
+
+    return ["examples:", *(f"  {line}\n      {what}" for line, what in examples)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,399 @@
+"""The API server as a few verbs over raw JSON. The only module that knows which client package stands behind them.
+
+Nothing here retries, caches or logs: each call is one request with a deadline of its own, and a fault is an exception.
+
+kubernetes-asyncio gives configuration, TLS and authentication. Bodies go past its models: they cost some twenty times
+the JSON itself, and fields they do not know vanish on the way.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import orjson
+from kubernetes_asyncio import config as kube_config
+from kubernetes_asyncio.client import ApiClient, Configuration
+
+from meshwright import __version__
+
+Json = dict[str, Any]
+"""A JSON object as the API server sends it."""
+
+PAGE_SIZE = 500
+CONNECT_SECONDS, LIST_SECONDS, CALL_SECONDS = 5.0, 60.0, 15.0
+SILENCE_SECONDS = 90.0
+"""The API server sends a bookmark about every minute; a stream that says nothing for longer is dead."""
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+PLAIN_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """Where one kind is served: ``group`` is ``""`` for core, ``kind`` is the bare word written in manifests.
+
+    ``is_custom``: it comes from a CustomResourceDefinition, and may be missing.
+    """
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    is_namespaced: bool = True
+    is_custom: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """Return ``v1`` or ``group/version``, as manifests write it."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """Return the URL path: that of all namespaces without ``namespace``, of the collection without ``name``."""
+        parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
+        if namespace and self.is_namespaced:
+            parts.append(f"namespaces/{quote(namespace, safe='')}")
+        parts.append(self.plural)
+        if name:
+            parts.append(quote(name, safe=""))
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+
+CUSTOM_RESOURCE_DEFINITIONS = Resource(
+    group="apiextensions.k8s.io",
+    version="v1",
+    plural="customresourcedefinitions",
+    kind="CustomResourceDefinition",
+    is_namespaced=False,
+)
+
+
+class ApiError(Exception):
+    """The API server said no.
+
+    ``status`` is the HTTP status, or the ``code`` of an ERROR event; ``reason`` the CamelCase word of the Status
+    object (``Conflict``), or the HTTP phrase when there is none; ``body`` the Status object, ``{}`` when the answer
+    was not one; ``retry_after`` the seconds the server asked to wait, ``None`` when it did not.
+    """
+
+    def __init__(self, status: int, reason: str, body: Json, retry_after: float | None = None) -> None:
+        super().__init__(f"{status} {reason}: {body.get('message') or 'no message'}")
+        self.status = status
+        self.reason = reason
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Unreachable(Exception):
+    """No whole answer came: refused, reset, cut or timed out. A write may or may not have happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a list. ``token`` asks for the next one, ``""`` on the last. Items carry apiVersion and kind."""
+
+    items: list[Json]
+    resource_version: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """How another client reaches the same API server as the same user. Paths are files in PEM."""
+
+    server: str
+    token: str | None
+    ca_path: str | None
+    certificate_path: str | None
+    key_path: str | None
+    skips_verification: bool
+
+
+def error_of(status: int, phrase: str, content: bytes, retry_after: str | None) -> ApiError:
+    """Return the error an answer stands for. Never raises: a body that is not a Status counts as ``{}``."""
+    try:
+        body = _object(content, "")
+    except Unreachable:
+        body = {}
+    try:
+        seconds = float(retry_after) if retry_after is not None else None
+    except ValueError:
+        seconds = None
+    return ApiError(status, str(body.get("reason") or phrase), body, seconds)
+
+
+def _proxy_of(server: str) -> str | None:
+    url = urlsplit(server)
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+
+
+def _query(**parameters: str | int | None) -> dict[str, str]:
+    return {name: str(value) for name, value in parameters.items() if value is not None and value != ""}
+
+
+class Client:
+    """One API server. Belongs to the event loop it was made in; close it there, or use it as a context.
+
+    Every verb raises `ApiError` when the server refuses and `Unreachable` when no whole answer comes.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._api = ApiClient(configuration)
+        # Its session looks for a proxy anew, in another thread, at each request. Ours has its connections, no more.
+        connector = self._api.rest_client.pool_manager.connector
+        self._session = aiohttp.ClientSession(connector=connector, connector_owner=False, read_bufsize=2**21)
+        self._fixed: dict[str, Any] = {}
+        if proxy := configuration.proxy or _proxy_of(configuration.host):
+            self._fixed["proxy"] = proxy
+        if configuration.proxy_headers:
+            self._fixed["proxy_headers"] = configuration.proxy_headers
+        if configuration.tls_server_name:
+            self._fixed["server_hostname"] = configuration.tls_server_name
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections. Streams still read from end with `Unreachable`."""
+        await self._session.close()
+        await self._api.close()
+
+    async def login(self) -> Login:
+        """Return how this client reaches the server, with a fresh token."""
+        settings = await self._configuration.auth_settings()
+        written = str(settings.get("BearerToken", {}).get("value") or "")
+        return Login(
+            server=self._configuration.host,
+            token=written.removeprefix("Bearer ").strip() or None,
+            ca_path=self._configuration.ssl_ca_cert,
+            certificate_path=self._configuration.cert_file,
+            key_path=self._configuration.key_file,
+            skips_verification=not self._configuration.verify_ssl,
+        )
+
+    async def list_page(
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        limit: int = PAGE_SIZE,
+        token: str = "",
+    ) -> Page:
+        """Return one page of a list, as fresh as the server has it. ``labels``, ``fields``: selectors, or ``""``."""
+        query = _query(labelSelector=labels, fieldSelector=fields, limit=limit, **{"continue": token})
+        body = await self._call("GET", resource.path(namespace), query=query, seconds=LIST_SECONDS)
+        meta = body.get("metadata") or {}
+        items: list[Json] = body.get("items") or []
+        for item in items:  # items of built-in kinds come without these two
+            item.setdefault("apiVersion", resource.api_version)
+            item.setdefault("kind", resource.kind)
+        return Page(items=items, resource_version=meta.get("resourceVersion") or "", token=meta.get("continue") or "")
+
+    @asynccontextmanager
+    async def watch(
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        seconds: int = 270,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> AsyncIterator[AsyncIterator[Json]]:
+        """Open a stream of events from a version on, and close it at the end of the context.
+
+        Events are raw (``{"type": ..., "object": ...}``), bookmarks and ERROR events too. The stream ends when the
+        server ends it, after some ``seconds``. Opening raises `ApiError` when the server refuses; reading raises
+        `Unreachable` when the stream is cut, or says nothing for ``silence_seconds``.
+        """
+        query = _query(
+            watch="true",
+            allowWatchBookmarks="true",
+            resourceVersion=resource_version,
+            labelSelector=labels,
+            fieldSelector=fields,
+            timeoutSeconds=seconds,
+        )
+        total = seconds + silence_seconds
+        timeout = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds)
+        async with self._request("GET", resource.path(namespace), query=query, timeout=timeout) as answer:
+            yield _events(answer)
+
+    async def read(self, resource: Resource, namespace: str, name: str, *, seconds: float = CALL_SECONDS) -> Json:
+        """Return one object."""
+        return await self._call("GET", resource.path(namespace, name), seconds=seconds)
+
+    async def create(
+        self, resource: Resource, manifest: Mapping[str, Any], *, manager: str, seconds: float = CALL_SECONDS
+    ) -> Json:
+        """Create an object (or ask a review) and return the server's answer."""
+        path = resource.path((manifest.get("metadata") or {}).get("namespace") or "")
+        return await self._call("POST", path, query=_query(fieldManager=manager), body=manifest, seconds=seconds)
+
+    async def replace(
+        self, resource: Resource, manifest: Mapping[str, Any], *, manager: str, seconds: float = CALL_SECONDS
+    ) -> Json:
+        """Replace an object: only if it is unchanged since, when the manifest has a resourceVersion (else 409)."""
+        meta = manifest["metadata"]
+        path = resource.path(meta.get("namespace") or "", meta["name"])
+        return await self._call("PUT", path, query=_query(fieldManager=manager), body=manifest, seconds=seconds)
+
+    async def apply(
+        self, resource: Resource, manifest: Mapping[str, Any], *, manager: str, is_forced: bool = False
+    ) -> Json:
+        """Apply a whole intent on the server's side and return the object. Creates it when it is not there.
+
+        Raises `ApiError` 409 when another manager owns a field and ``is_forced`` is not set.
+        """
+        meta = manifest["metadata"]
+        path = resource.path(meta.get("namespace") or "", meta["name"])
+        query = _query(fieldManager=manager, force="true" if is_forced else "false")
+        return await self._call("PATCH", path, query=query, body=manifest, content_type=APPLY_PATCH)
+
+    async def patch_status(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        status: Mapping[str, Any],
+        resource_version: str,
+        manager: str,
+    ) -> Json:
+        """Set the members of ``status`` given, whole lists at a time, and return the object.
+
+        Raises `ApiError` 409 when the object is no longer at ``resource_version``.
+        """
+        body = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        path = resource.path(namespace, name, "status")
+        return await self._call("PATCH", path, query=_query(fieldManager=manager), body=body, content_type=MERGE_PATCH)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "") -> None:
+        """Delete an object: only the one with this ``uid``, when given (else `ApiError` 409)."""
+        body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        await self._call("DELETE", resource.path(namespace, name), body=body)
+
+    async def served_versions(self, resource: Resource) -> frozenset[str]:
+        """Return the versions that a kind's CustomResourceDefinition serves; none when there is none.
+
+        A 404 on a list is not enough to know that: a server that has just started gives one for what it will serve.
+        """
+        try:
+            crd = await self.read(CUSTOM_RESOURCE_DEFINITIONS, "", f"{resource.plural}.{resource.group}")
+        except ApiError as error:
+            if error.status == 404:
+                return frozenset()
+            raise
+        if (crd.get("metadata") or {}).get("deletionTimestamp"):
+            return frozenset()
+        versions = (crd.get("spec") or {}).get("versions") or ()
+        return frozenset(str(version.get("name")) for version in versions if version.get("served"))
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = PLAIN_JSON,
+        seconds: float = CALL_SECONDS,
+    ) -> Json:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        request = self._request(method, path, query=query, body=body, content_type=content_type, timeout=timeout)
+        async with request as answer:
+            content = await answer.read()
+        return _object(content, f"{method} {path}")
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = PLAIN_JSON,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Accept": PLAIN_JSON, "User-Agent": f"meshwright/{__version__}"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"])
+        data = orjson.dumps(body) if body is not None else None
+        try:
+            async with self._session.request(
+                method,
+                self._configuration.host + path,
+                params=query,
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                **self._fixed,
+            ) as answer:
+                if answer.status >= 300:
+                    content = await answer.read()
+                    raise error_of(answer.status, answer.reason or "", content, answer.headers.get("Retry-After"))
+                yield answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
+
+
+async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+    rest = b""
+    try:
+        async for chunk in answer.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for event in (_object(line, "watch") for line in lines if line):
+                if isinstance(event.get("object"), dict):
+                    yield event
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Unreachable(f"the stream was cut: {str(error) or type(error).__name__}") from error
+
+
+def _object(content: bytes, what: str) -> Json:
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise Unreachable(f"{what}: the answer is not JSON") from error
+    if not isinstance(value, dict):
+        raise Unreachable(f"{what}: the answer is not a JSON object")
+    return value
+
+
+async def connect(kubeconfig: str | None = None, context: str | None = None) -> Client:
+    """Return a client: for ``kubeconfig`` (a path) when given, else in the cluster, else as kubectl would.
+
+    Raises:
+        ConnectionError: nothing says where the API server is, or the file cannot be used. No request is made.
+    """
+    configuration = Configuration()
+    try:
+        if kubeconfig is None and context is None:
+            try:
+                kube_config.load_incluster_config(client_configuration=configuration)
+            except kube_config.ConfigException:
+                await kube_config.load_kube_config(client_configuration=configuration)
+        else:
+            await kube_config.load_kube_config(
+                config_file=kubeconfig, context=context, client_configuration=configuration
+            )
+    except (kube_config.ConfigException, OSError) as error:
+        raise ConnectionError(f"no way to an API server: {error}") from error
+    configuration.host = configuration.host.rstrip("/")
+    return Client(configuration)

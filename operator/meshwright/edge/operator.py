@@ -1,0 +1,217 @@
+"""``meshwright operator``: the whole process, from its flags to its exit code."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+
+from meshwright.edge.client import Client, connect
+from meshwright.edge.http import make_app, serving
+from meshwright.edge.lease import Lease, LeaseTiming
+from meshwright.edge.life import Life
+from meshwright.edge.logs import set_up_logs
+from meshwright.edge.loop import Rounds, Slices
+from meshwright.edge.metrics import Metrics
+from meshwright.edge.replica import Replica
+from meshwright.edge.watch import Timing
+from meshwright.model.config import Config
+from meshwright.model.units import Namespace
+from meshwright.parse.kinds import parse_object
+from meshwright.pipeline import Compiler
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = "meshwright-operator"
+METRICS_PORT = 9464
+DRAIN_SECONDS = 8.0
+"""Writes under way get this long at the end; with the Lease's release and kopf's end it stays under 15 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The flags. ``kubeconfig`` ``None``: the cluster this runs in, else as kubectl would."""
+
+    kubeconfig: str | None = None
+    namespace: str = "meshwright"
+    cluster_domain: str = "cluster.local"
+    lease_name: str = LEASE_NAME
+    lease_namespace: str = ""
+    has_election: bool = True
+    metrics_host: str = "0.0.0.0"
+    metrics_port: int = METRICS_PORT
+    timing: Timing = field(default_factory=Timing)
+    lease_timing: LeaseTiming = field(default_factory=LeaseTiming)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the operator's flags; each can be set in the environment as ``MESHWRIGHT_<FLAG>``."""
+
+    def add(flag: str, default: str, text: str, **more: object) -> None:
+        variable = "MESHWRIGHT_" + flag.removeprefix("--").replace("-", "_").upper()
+        value = os.environ.get(variable, default)
+        parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
+
+    add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed")
+    add("--namespace", "meshwright", "the control plane's own namespace")
+    add("--cluster-domain", "cluster.local", "the cluster's DNS domain")
+    add("--lease-name", LEASE_NAME, "the Lease whose holder writes")
+    add("--lease-namespace", "", "the Lease's namespace, if it is not the control plane's")
+    add("--metrics-port", str(METRICS_PORT), "port of /metrics, /healthz and /readyz", type=int)
+    add("--log-format", "text", "how log lines look", choices=("json", "text"))
+    add("--log-level", "info", "the least level that is logged", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--no-leader-election",
+        action="store_true",
+        help="write without holding the Lease; only for a single replica",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the operator until SIGTERM or SIGINT; return the exit code: 0, or 1 when it could not start.
+
+    Raises:
+        ExceptionGroup: a bug; what was watched and written by then is as good as ever.
+    """
+    set_up_logs(style=args.log_format, level=args.log_level)
+    options = Options(
+        kubeconfig=args.kubeconfig or None,
+        namespace=args.namespace,
+        cluster_domain=args.cluster_domain,
+        lease_name=args.lease_name,
+        lease_namespace=args.lease_namespace,
+        has_election=not args.no_leader_election,
+        metrics_port=int(args.metrics_port),
+    )
+    return asyncio.run(_run_until_signal(options))
+
+
+async def _run_until_signal(options: Options) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        await serve(options, stopping)
+    except (ConnectionError, OSError) as error:
+        log.error("cannot start: %s", error)
+        return 1
+    return 0
+
+
+async def serve(
+    options: Options, stopping: asyncio.Event, started: Callable[[Replica, int], None] | None = None
+) -> None:
+    """Run one replica until ``stopping`` is set. ``started`` gets it and the port of its HTTP endpoints.
+
+    Ends in this order: not ready any more, no new writes, those under way, the Lease, the watches.
+
+    Raises:
+        ConnectionError: nothing says where the API server is.
+        OSError: the port is taken.
+        ExceptionGroup: a bug in a reflector or the loop.
+    """
+    config = Config(namespace=Namespace(options.namespace), cluster_domain=options.cluster_domain)
+    home = asyncio.get_running_loop()
+    metrics = Metrics()
+
+    def connect_again() -> Awaitable[Client]:
+        return connect(options.kubeconfig)
+
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(await connect_again())
+
+        def told_in_its_thread(is_held: bool) -> None:
+            home.call_soon_threadsafe(told, is_held)
+
+        lease = _make_lease(options, connect_again, told_in_its_thread)
+        replica = Replica(
+            client=client,
+            rounds=make_rounds(config),
+            may_write=lease.may_write if lease else lambda: True,
+            metrics=metrics,
+            timing=options.timing,
+        )
+
+        def told(is_held: bool) -> None:
+            metrics.set_leading(is_held)
+            (replica.lead if is_held else replica.follow)()
+
+        def defined(group: str, plural: str, is_there: bool) -> None:
+            with suppress(RuntimeError):  # the loop is closed: too late to matter
+                home.call_soon_threadsafe(lambda: replica.heard_of_definition(group, plural, is_there=is_there))
+
+        def faults() -> list[str]:
+            return replica.faults() + ([] if lease is None or lease.is_alive() else ["the Lease's thread ended"])
+
+        def not_ready() -> list[str]:
+            return [] if replica.is_ready else ["not everything is compiled yet", *replica.unsettled()]
+
+        app = make_app(render=metrics.render, faults=faults, not_ready=not_ready)
+        port = await stack.enter_async_context(serving(app, options.metrics_host, options.metrics_port))
+        life = Life(login=client.login, defined=defined, restarted=metrics.count_restart)
+        life.start()
+        work = asyncio.create_task(replica.run())
+        stack.push_async_callback(_cancel, work)
+        if lease is None:
+            told(True)
+        else:
+            lease.start()
+        try:
+            if started is not None:
+                started(replica, port)
+            await _until(stopping, work)
+        finally:
+            log.info("stopping")
+            await asyncio.gather(replica.stop(DRAIN_SECONDS), asyncio.to_thread(life.stop))
+            if lease is not None:
+                await asyncio.to_thread(lease.stop)
+    log.info("stopped")
+
+
+def make_rounds(config: Config) -> Rounds:
+    """Return rounds that parse and compile for ``config``."""
+
+    def make_compiler(slices: Slices) -> Compiler:
+        compiler = Compiler(config)
+        for service, manifests in slices.items():
+            compiler.seed_slices(service, manifests)
+        return compiler
+
+    return Rounds(parse=parse_object, make_compiler=make_compiler)
+
+
+def _make_lease(
+    options: Options, connect_again: Callable[[], Awaitable[Client]], told: Callable[[bool], None]
+) -> Lease | None:
+    if not options.has_election:
+        return None
+    return Lease(
+        connect=connect_again,
+        namespace=options.lease_namespace or options.namespace,
+        name=options.lease_name,
+        identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:12]}",
+        told=told,
+        timing=options.lease_timing,
+    )
+
+
+async def _until(stopping: asyncio.Event, work: asyncio.Task[None]) -> None:
+    """Return when it is time to stop; raises what ``work`` died of, if it did."""
+    waiter = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((waiter, work), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+    finally:
+        waiter.cancel()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

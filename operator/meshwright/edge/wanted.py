@@ -1,0 +1,77 @@
+"""What should be, put together from what each round says has changed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshwright.model.desired import Desired, Json, RouteStatus
+from meshwright.model.problem import Problem
+from meshwright.model.ref import Kind, Ref, ServiceName
+
+
+@dataclass(slots=True)
+class Wanted:
+    """All outputs, statuses and problems by ref.
+
+    ``slices`` says which EndpointSlices are there for a Service; ``kept`` which outputs stay as they are stored.
+    """
+
+    outputs: dict[Ref, Json] = field(default_factory=dict)
+    statuses: dict[Ref, RouteStatus] = field(default_factory=dict)
+    problems: dict[Ref, tuple[Problem, ...]] = field(default_factory=dict)
+    slices: dict[ServiceName, frozenset[Ref]] = field(default_factory=dict)
+    kept: set[Ref] = field(default_factory=set)
+
+    def update(self, desired: Desired) -> set[Ref]:
+        """Take a part of what should be; return the outputs and routes it speaks of."""
+        touched: set[Ref] = set()
+        for unit in desired.kept:
+            self.outputs.pop(unit.ref, None)
+            self.kept.add(unit.ref)
+        for unit, manifest in desired.units.items():
+            self._set(unit.ref, manifest)
+            touched.add(unit.ref)
+        for service, manifests in desired.slices.items():
+            touched |= self._set_slices(service, manifests)
+        for ref, status in desired.statuses.items():
+            if status is None:
+                self.statuses.pop(ref, None)
+            else:
+                self.statuses[ref] = status
+            touched.add(ref)
+        for ref, problems in desired.problems.items():
+            if problems:
+                self.problems[ref] = problems
+            else:
+                self.problems.pop(ref, None)
+        return touched
+
+    def replace(self, desired: Desired) -> set[Ref]:
+        """Take the whole of what should be; return every output and route that it or what was before speaks of."""
+        touched = {*self.outputs, *self.statuses}
+        for part in (self.outputs, self.statuses, self.problems, self.slices, self.kept):
+            part.clear()
+        return touched | self.update(desired)
+
+    def _set_slices(self, service: ServiceName, manifests: Mapping[str, Json]) -> set[Ref]:
+        refs = {name: Ref(Kind.ENDPOINT_SLICE, service.namespace, name) for name in manifests}
+        gone = set(self.slices.get(service, ())) - set(refs.values())
+        for ref in gone:
+            self.outputs.pop(ref, None)
+        for name, manifest in manifests.items():
+            self.outputs[refs[name]] = manifest
+        if refs:
+            self.slices[service] = frozenset(refs.values())
+        else:
+            self.slices.pop(service, None)
+        return gone | set(refs.values())
+
+    def _set(self, ref: Ref, manifest: Json | None) -> None:
+        self.kept.discard(ref)
+        if manifest is None:
+            self.outputs.pop(ref, None)
+        else:
+            self.outputs[ref] = manifest
+
+    def doomed(self, observed: Iterable[Ref]) -> frozenset[Ref]:
+        """Return which of our observed outputs nothing wants."""
+        return frozenset(ref for ref in observed if ref not in self.outputs and ref not in self.kept)

@@ -1,0 +1,94 @@
+"""Sorting manifests by what they are for."""
+
+from meshwright.edge.catalog import say_unread, sort_manifests
+from meshwright.edge.manifests import Place, read_text
+from meshwright.model.problem import Problem, Reason
+from meshwright.model.ref import Kind, Ref
+from meshwright.model.units import Namespace
+
+SHOP = Namespace("shop")
+
+
+def test_objects_go_where_they_belong_and_the_rest_is_counted() -> None:
+    text = """
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, namespace: nonsense}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: web, namespace: other}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web-0}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-x}, addressType: IPv4}
+---
+{apiVersion: kustomize.config.k8s.io/v1beta1, kind: Kustomization}
+---
+{apiVersion: policy.linkerd.io/v1beta3, kind: HTTPRoute, metadata: {name: web}}
+"""
+
+    catalog = sort_manifests(read_text(text, "f").manifests, SHOP)
+
+    assert set(catalog.compiled) == {
+        Ref(Kind.NAMESPACE, Namespace(""), "shop"),
+        Ref(Kind.SERVICE, SHOP, "web"),
+        Ref(Kind.HTTP_ROUTE, Namespace("other"), "web"),
+    }
+    assert catalog.compiled[Ref(Kind.SERVICE, SHOP, "web")].raw["metadata"] == {"name": "web", "namespace": "shop"}
+    assert list(catalog.workloads) == [("Deployment.apps", SHOP, "web")]
+    assert list(catalog.pods) == [Ref(Kind.POD, SHOP, "web-0")]
+    assert list(catalog.slices) == [Ref(Kind.ENDPOINT_SLICE, SHOP, "web-x")]
+    assert catalog.unread == {"HTTPRoute.policy.linkerd.io": 1, "Kustomization.kustomize.config.k8s.io": 1}
+    assert (catalog.problems, catalog.unreadable) == ((), ())
+
+
+def test_the_first_of_two_manifests_for_one_object_counts() -> None:
+    text = "{apiVersion: v1, kind: Service, metadata: {name: a}, n: %d}\n"
+    manifests = read_text(f"{text % 1}---\n{text % 2}", "f").manifests
+
+    catalog = sort_manifests(manifests, SHOP)
+
+    [kept] = catalog.compiled.values()
+    assert kept.raw["n"] == 1
+    [(second, problem)] = catalog.problems
+    assert (second.place, problem.reason) == (Place("f", 3), Reason.INVALID_OBJECT)
+    assert "f:1" in problem.message
+
+
+def test_the_same_object_written_twice_is_one_object() -> None:
+    text = "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n"
+
+    catalog = sort_manifests(read_text(f"{text}---\n{text}", "f").manifests, SHOP)
+
+    assert (len(catalog.compiled), catalog.problems) == (1, ())
+
+
+def test_a_kind_in_the_wrong_case_is_a_problem() -> None:
+    text = "{apiVersion: gateway.networking.k8s.io/v1, kind: HttpRoute, metadata: {name: a}}"
+
+    catalog = sort_manifests(read_text(text, "f").manifests, SHOP)
+
+    assert [problem for _, problem in catalog.problems] == [
+        Problem("kind", Reason.INVALID_KIND, "HttpRoute is not a kind; write HTTPRoute")
+    ]
+
+
+def test_an_object_without_a_usable_name_is_unreadable() -> None:
+    text = "{apiVersion: v1, kind: Service}\n---\n{apiVersion: v1, kind: Service, metadata: {name: 3}}\n"
+    text += "---\n{apiVersion: v1, kind: Service, metadata: {name: a, namespace: [b]}}\n"
+
+    catalog = sort_manifests(read_text(text, "f").manifests, SHOP)
+
+    assert [str(error.place) for error in catalog.unreadable] == ["f:1", "f:3", "f:5"]
+    assert catalog.compiled == {}
+
+
+def test_what_was_not_read_is_said_in_one_sentence() -> None:
+    places = [Place("values.yaml", line) for line in range(1, 6)]
+
+    assert say_unread({}, []) == ""
+    assert say_unread({"Secret": 2, "Gateway.a": 1, "Gateway.b": 3, "Server.a": 1}, places) == (
+        "not compiled, meshwright has no use for them: 1 Gateway.a, 3 Gateway.b, 2 Secret, "
+        "1 Server, 5 that are no Kubernetes object (values.yaml:1, values.yaml:2, values.yaml:3 and 2 more)"
+    )

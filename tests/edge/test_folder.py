@@ -1,0 +1,69 @@
+"""Following files while people edit them."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from meshwright.edge.folder import Folder
+
+
+def write(file: Path, *names: str) -> None:
+    file.write_text("---\n".join(f"{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}}}\n" for name in names))
+
+
+def names(folder: Folder) -> list[str]:
+    return [manifest.raw["metadata"]["name"] for manifest in folder.reading.manifests]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    write(tmp_path / "a.yaml", "a1", "a2")
+    write(tmp_path / "b.yaml", "b")
+    folder = Folder([tmp_path])
+    folder.look()
+    return folder
+
+
+def test_a_look_reads_what_is_new_changed_or_gone(folder: Folder, tmp_path: Path) -> None:
+    before = names(folder)
+    write(tmp_path / "a.yaml", "a3")
+    write(tmp_path / "c.yaml", "c")
+    (tmp_path / "b.yaml").unlink()
+
+    assert folder.look() == (tmp_path / "a.yaml", tmp_path / "c.yaml", tmp_path / "b.yaml")
+    assert (before, names(folder)) == (["a1", "a2", "b"], ["a3", "c"])
+    assert folder.look() == ()
+
+
+def test_a_file_that_breaks_keeps_what_it_held_until_it_is_mended(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: b: c")
+    folder.look()
+    broken = (names(folder), [error.place.file for error in folder.unreadable])
+    write(tmp_path / "a.yaml", "a4")
+    folder.look()
+
+    assert broken == (["a1", "a2", "b"], [str(tmp_path / "a.yaml")])
+    assert (names(folder), folder.unreadable) == (["a4", "b"], ())
+
+
+def test_a_folder_that_vanishes_for_a_moment_loses_nothing(folder: Folder, tmp_path: Path) -> None:
+    aside = tmp_path.with_name(f"{tmp_path.name}-aside")
+    tmp_path.rename(aside)
+    vanished = folder.look()
+    again = folder.look()
+    kept = names(folder)
+    aside.rename(tmp_path)
+    folder.look()
+
+    assert (vanished, again, kept) == ((tmp_path,), (), ["a1", "a2", "b"])
+    assert (names(folder), folder.unreadable) == (["a1", "a2", "b"], ())
+
+
+async def test_a_change_is_heard_of_once_it_is_whole(folder: Folder, tmp_path: Path) -> None:
+    waiting = asyncio.create_task(folder.changes())
+    await asyncio.sleep(0)
+    write(tmp_path / "b.yaml", "b2")
+
+    assert await asyncio.wait_for(waiting, timeout=5) == (tmp_path / "b.yaml",)
+    assert names(folder) == ["a1", "a2", "b2"]

@@ -1,0 +1,23 @@
+"""The table of places has every kind, once."""
+
+from meshwright.edge.resources import OUTPUTS, RESOURCES, ROUTES, SOURCES, VERSIONS
+from meshwright.model.ref import Kind
+from meshwright.parse.kinds import KINDS
+
+
+def test_every_kind_has_its_places() -> None:
+    assert set(RESOURCES) == set(VERSIONS) == set(Kind)
+    for kind, versions in VERSIONS.items():
+        assert {(found.group, found.kind) for found in versions} == {(kind.group, kind.word)}
+        assert RESOURCES[kind] == versions[0]
+
+
+def test_every_kind_that_is_compiled_or_written_is_watched() -> None:
+    assert {source.kind for source in SOURCES} == {*KINDS, *OUTPUTS}
+    assert {Kind.CONFIG_MAP, Kind.ENDPOINT_SLICE} == OUTPUTS
+    assert {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE} == ROUTES
+
+
+def test_only_kinds_that_may_be_missing_are_custom() -> None:
+    custom = {kind for kind, resource in RESOURCES.items() if resource.is_custom}
+    assert custom == {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.REFERENCE_GRANT, Kind.EXTERNAL_WORKLOAD}
