@@ -1,0 +1,308 @@
+"""The chart renders what it promises, and refuses what it does not understand."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helm.conftest import CHARTS, Helm, Json, of_kind
+
+PROCESSES = ("operator", "xds")
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return every value that is no mapping with something in it, by its dotted path."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{path}{key}.")
+        else:
+            found[path + key] = value
+    return found
+
+
+@pytest.mark.parametrize("chart", ["meshwright", "meshwright-crds"])
+def test_helm_finds_nothing_to_say_against_the_chart(helm: Helm, chart: str) -> None:
+    done = helm.run("lint", "--strict", str(CHARTS / chart))
+    assert done.returncode == 0, done.stdout
+
+
+def pods(objects: Iterable[Json]) -> dict[str, Json]:
+    """Return every Pod's spec by its object's name."""
+    found = {name: raw["spec"]["template"]["spec"] for name, raw in of_kind(objects, "Deployment").items()}
+    return found | {name: raw["spec"] for name, raw in of_kind(objects, "Pod").items()}
+
+
+@pytest.mark.parametrize("name", ["meshwright-operator", "meshwright-xds", "meshwright-ready"])
+def test_a_pod_keeps_the_restricted_standard_and_cannot_write_its_root(default: tuple[Json, ...], name: str) -> None:
+    spec = pods(default)[name]
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert (container["image"], container["imagePullPolicy"]) == ("localhost/meshwright:dev", "IfNotPresent")
+    assert "cpu" not in container["resources"]["limits"]
+    assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "volumes"}
+    # Kubernetes would set MESHWRIGHT_XDS_PORT and the like, in the midst of the variables that set flags.
+    assert spec["enableServiceLinks"] is False
+
+
+def test_every_pod_is_looked_at(full: tuple[Json, ...]) -> None:
+    assert set(pods(full)) == {"meshwright-operator", "meshwright-xds", "meshwright-ready"}
+
+
+@pytest.mark.parametrize(
+    ("process", "args", "ports"),
+    [
+        (
+            "operator",
+            [
+                "--namespace=$(POD_NAMESPACE)",
+                "--lease-name=meshwright-operator",
+                "--metrics-port=8080",
+                "--log-format=text",
+                "--more",
+            ],
+            {"metrics": 8080},
+        ),
+        (
+            "xds",
+            ["--port=15010", "--metrics-port=8080", "--log-format=text", "--more"],
+            {"xds": 15010, "metrics": 8080},
+        ),
+    ],
+)
+def test_a_process_is_started_with_its_arguments_and_looked_at_on_its_metrics_port(
+    helm: Helm, process: str, args: list[str], ports: dict[str, int]
+) -> None:
+    objects = helm.render('logFormat="text"', f'{process}.extraArgs=["--more"]')
+    deployment = of_kind(objects, "Deployment")[f"meshwright-{process}"]
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["meshwright", process]
+    assert container["args"] == args
+    assert container["env"] == [
+        {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}
+    ]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert probes == {
+        "startup": {"path": "/healthz", "port": "metrics"},
+        "liveness": {"path": "/healthz", "port": "metrics"},
+        "readiness": {"path": "/readyz", "port": "metrics"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("process", "ports"),
+    [("operator", {"metrics": (8080, "metrics")}), ("xds", {"grpc-xds": (15010, "xds"), "metrics": (8080, "metrics")})],
+)
+def test_a_process_has_a_service(default: tuple[Json, ...], process: str, ports: dict[str, tuple[int, str]]) -> None:
+    spec = of_kind(default, "Service")[f"meshwright-{process}"]["spec"]
+    assert {port["name"]: (port["port"], port["targetPort"]) for port in spec["ports"]} == ports
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_whatever_selects_a_process_selects_its_pods_and_no_others(helm: Helm, process: str) -> None:
+    objects = helm.render(
+        "networkPolicy.enabled=true",
+        "podMonitor.enabled=true",
+        'commonLabels={"team":"red","app.kubernetes.io/name":"mine"}',
+        f'{process}.podLabels={{"more":"x","app.kubernetes.io/component":"mine"}}',
+        release="123",
+        namespace="456",
+    )
+    expected = {
+        "app.kubernetes.io/name": "meshwright",
+        "app.kubernetes.io/instance": "123",
+        "app.kubernetes.io/component": process,
+    }
+    name = f"meshwright-{process}"
+    deployment = of_kind(objects, "Deployment")[name]["spec"]
+    template = deployment["template"]
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        *(spread["labelSelector"]["matchLabels"] for spread in template["spec"]["topologySpreadConstraints"]),
+        of_kind(objects, "Service")[name]["spec"]["selector"],
+        of_kind(objects, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"],
+        of_kind(objects, "NetworkPolicy")[name]["spec"]["podSelector"]["matchLabels"],
+        of_kind(objects, "PodMonitor")[name]["spec"]["selector"]["matchLabels"],
+    ]
+    assert selectors == [expected] * 7
+    labels = template["metadata"]["labels"]
+    assert expected.items() <= labels.items()
+    assert {"team": "red", "more": "x"}.items() <= labels.items()
+
+
+def test_every_object_is_labelled_and_in_the_release_namespace(helm: Helm) -> None:
+    objects = helm.render(
+        "networkPolicy.enabled=true", "podMonitor.enabled=true", 'commonLabels={"team":"red"}', namespace="456"
+    )
+    wide = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
+    for raw in objects:
+        labels = raw["metadata"]["labels"]
+        assert labels["team"] == "red"
+        assert labels["app.kubernetes.io/part-of"] == "meshwright"
+        assert raw["metadata"].get("namespace") == (None if raw["kind"] in wide else "456")
+
+
+@pytest.mark.parametrize(
+    ("switch", "kinds"),
+    [
+        ("podDisruptionBudget.enabled", {"PodDisruptionBudget"}),
+        ("networkPolicy.enabled", {"NetworkPolicy"}),
+        ("podMonitor.enabled", {"PodMonitor"}),
+        ("admissionPolicy.enabled", {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}),
+    ],
+)
+def test_a_switch_brings_its_kinds_and_nothing_else(helm: Helm, switch: str, kinds: set[str]) -> None:
+    on, off = (
+        {(raw["kind"], raw["metadata"]["name"]) for raw in helm.render(f"{switch}={state}")}
+        for state in ("true", "false")
+    )
+    assert off <= on
+    assert {kind for kind, _ in on - off} == kinds
+
+
+def test_the_network_policy_lets_out_dns_and_the_api_server_alone(helm: Helm) -> None:
+    policies = of_kind(
+        helm.render("networkPolicy.enabled=true", "networkPolicy.apiServerPorts=[16443]"), "NetworkPolicy"
+    )
+    out = [{"ports": [{"protocol": p, "port": n} for p, n in (("UDP", 53), ("TCP", 53), ("TCP", 16443))]}]
+    assert {name: raw["spec"]["egress"] for name, raw in policies.items()} == {
+        "meshwright-operator": out,
+        "meshwright-xds": out,
+    }
+    assert {name: [port["port"] for port in raw["spec"]["ingress"][0]["ports"]] for name, raw in policies.items()} == {
+        "meshwright-operator": [8080],
+        "meshwright-xds": [15010, 8080],
+    }
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (('image.tag="v1"',), "localhost/meshwright:v1"),
+        ((f'image.digest="sha256:{"a" * 64}"',), f"localhost/meshwright@sha256:{'a' * 64}"),
+        (('image.repository="r:5000/x"', 'image.tag="1.0"'), "r:5000/x:1.0"),
+    ],
+)
+def test_the_image_can_be_another(helm: Helm, sets: tuple[str, ...], expected: str) -> None:
+    objects = helm.render(*sets, 'image.pullSecrets=["s"]', 'image.pullPolicy="Never"')
+    for spec in pods(objects).values():
+        assert spec["imagePullSecrets"] == [{"name": "s"}]
+        assert {(c["image"], c["imagePullPolicy"]) for c in spec["containers"]} == {(expected, "Never")}
+
+
+def test_an_autoscaler_can_have_the_number_of_replicas(helm: Helm) -> None:
+    deployments = of_kind(helm.render("operator.replicas=null", "xds.replicas=0"), "Deployment")
+    assert "replicas" not in deployments["meshwright-operator"]["spec"]
+    assert deployments["meshwright-xds"]["spec"]["replicas"] == 0
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_pods_go_where_they_are_told(helm: Helm, process: str) -> None:
+    spec = pods(
+        helm.render(
+            f'{process}.nodeSelector={{"a":"b"}}',
+            f'{process}.tolerations=[{{"key":"k"}}]',
+            f'{process}.affinity={{"nodeAffinity":{{}}}}',
+            f'{process}.priorityClassName="high"',
+        )
+    )[f"meshwright-{process}"]
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"a": "b"}, [{"key": "k"}])
+    assert (spec["affinity"], spec["priorityClassName"]) == ({"nodeAffinity": {}}, "high")
+
+
+@pytest.mark.parametrize(
+    ("chart", "value"),
+    [
+        ("meshwright", "replicas=3"),
+        ("meshwright", "operator.replica=3"),
+        ("meshwright", "operator.replicas=-1"),
+        ("meshwright", 'operator.replicas="two"'),
+        ("meshwright", "xds.port=1"),
+        ("meshwright", 'xds.resources={"limit":{}}'),
+        ("meshwright", 'image="meshwright:1"'),
+        ("meshwright", 'image.pullPolicy="Sometimes"'),
+        ("meshwright", 'image.digest="md5:1"'),
+        ("meshwright", 'image.registry="x"'),
+        ("meshwright", 'logFormat="xml"'),
+        ("meshwright", 'commonLabels={"a":1}'),
+        ("meshwright", "podDisruptionBudget.maxUnavailable=1"),
+        ("meshwright", 'admissionPolicy.enabled="yes"'),
+        ("meshwright", "networkPolicy.apiServerPorts=[]"),
+        ("meshwright", "networkPolicy.ports=[1]"),
+        ("meshwright", 'podMonitor.interval="often"'),
+        ("meshwright", "podMonitor.enable=true"),
+        ("meshwright-crds", "externalWorkloads=true"),
+        ("meshwright-crds", 'keep="no"'),
+    ],
+)
+def test_a_value_that_is_unknown_or_wrong_is_refused_by_name(helm: Helm, chart: str, value: str) -> None:
+    path, _, _ = value.partition("=")
+    refusal = helm.refusal(value, chart=chart)
+    assert "values don't meet the specifications of the schema" in refusal
+    assert path.rpartition(".")[2] in refusal or path.replace(".", "/") in refusal
+
+
+def test_the_chart_can_be_part_of_another(helm: Helm) -> None:
+    assert helm.render('global={"any":"thing"}') == helm.render()
+
+
+@pytest.mark.parametrize("chart", ["meshwright", "meshwright-crds"])
+def test_the_readme_lists_every_value_with_its_default(chart: str) -> None:
+    values = leaves(yaml.safe_load((CHARTS / chart / "values.yaml").read_text()))
+    assert {path.replace("xds.", "operator.", 1) for path in values if path.startswith("xds.")} <= values.keys()
+    listed = dict(
+        re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", (CHARTS / chart / "README.md").read_text(), re.MULTILINE)
+    )
+    assert {path: yaml.safe_load(text) for path, text in listed.items()} == {
+        path: value for path, value in values.items() if not path.startswith("xds.")
+    }
+
+
+def test_a_cluster_too_old_for_the_admission_policy_is_refused(helm: Helm) -> None:
+    done = helm.run("template", "mw", str(CHARTS / "meshwright"), "--kube-version", "1.29.9")
+    assert done.returncode != 0
+    assert "incompatible with Kubernetes v1.29.9" in done.stderr
+
+
+def test_helm_test_asks_both_processes_whether_they_are_ready(default: tuple[Json, ...]) -> None:
+    pod = of_kind(default, "Pod")["meshwright-ready"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    (container,) = pod["spec"]["containers"]
+    services = of_kind(default, "Service")
+    assert container["args"][1:] == [f"http://{name}.mesh:8080/readyz" for name in sorted(services)]
+    compile(container["args"][0], "ready", "exec")
+
+
+def test_the_notes_name_three_commands_for_this_release(helm: Helm) -> None:
+    done = helm.run("install", "mw", str(CHARTS / "meshwright"), "--namespace", "mesh", "--dry-run=client")
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("\nNOTES:\n")[2]
+    assert "Gateway API is not installed on this cluster." in notes
+    commands = re.findall(r"^ {7}(\S.*)$", notes, re.MULTILINE)
+    assert [command.split(" -o ")[0] for command in commands] == [
+        "kubectl -n mesh wait deployment meshwright-operator meshwright-xds --for=condition=Available",
+        "helm test mw -n mesh",
+        "kubectl get httproutes,grpcroutes -A",
+    ]
