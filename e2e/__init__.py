@@ -1,0 +1,1 @@
+"""End-to-end tests: a real Kubernetes, a real Envoy, a real cert-manager."""

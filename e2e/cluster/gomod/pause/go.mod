@@ -1,0 +1,3 @@
+module meshwright/e2e/pause
+
+go 1.26.0
