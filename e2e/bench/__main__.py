@@ -1,0 +1,68 @@
+"""``make bench``: the figures, as a table and as JSON. Each claim is a ratio of two things measured in the same run."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from e2e.bench import apiserver, delivery, dev
+from e2e.bench import compile as compiling
+
+Json = dict[str, Any]
+FOLDER = Path(".bench")
+
+
+def show(title: str, rows: list[Json]) -> None:
+    """Print rows of equal keys as a table."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [keys, *([str(row.get(key, "")) for key in keys] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+    print(f"\n{title}")
+    for line in cells:
+        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def main() -> int:
+    """Run the parts that were asked for; return 0. A part that cannot run raises."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.bench", description=__doc__)
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        default=["compile", "delivery", "cluster"],
+        help="of: compile dev delivery cluster (default: all)",
+    )
+    parser.add_argument("--routes", type=int, default=10_000, help="routes in the cluster (default: %(default)s)")
+    args = parser.parse_args()
+    FOLDER.mkdir(exist_ok=True)
+    parts: dict[str, Callable[[], Json]] = {
+        "compile": compiling.measure,
+        "dev": lambda: asyncio.run(dev.measure()),
+        "delivery": delivery.measure,
+        "cluster": lambda: asyncio.run(apiserver.measure(args.routes, FOLDER)),
+    }
+    if unknown := set(args.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    for name in args.parts:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        figures = parts[name]()
+        figures["machine"] = {
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "seconds": time.monotonic() - started,
+        }
+        (FOLDER / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+        rows = figures.pop("rows", None)
+        if rows:
+            show(name, rows)
+        show(f"{name}: in one run", [{key: value for key, value in figures.items() if key != "machine"}])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What fails, fails without harm: processes killed, the API server restarted, deletions while nobody looked."""
+
+import json
+
+import pytest
+
+from e2e.kube import Kube, eventually
+from e2e.mesh import Mesh
+from e2e.test_routing import ROUTE, is_accepted, names_of, weights
+from meshwright.model.config import FIELD_MANAGER, STATUS_MANAGER
+
+
+def units(kube: Kube) -> dict[str, tuple[str, str]]:
+    """Return every policy ConfigMap's resourceVersion and hash by namespace/name."""
+    found = kube.items("configmaps", "-A", "-l", "meshwright.dev/unit")
+    return {
+        f"{item['metadata']['namespace']}/{item['metadata']['name']}": (
+            item["metadata"]["resourceVersion"],
+            item["metadata"]["annotations"]["meshwright.dev/hash"],
+        )
+        for item in found
+    }
+
+
+def many_routes(count: int, v1: int) -> str:
+    """Return ``count`` routes on web-v1 that differ by path; ``v1`` is written into each as a header to set."""
+    return "".join(
+        f"""---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: many-{number}, namespace: many}}
+spec:
+  parentRefs: [{{group: "", kind: Service, name: many-{number}}}]
+  rules:
+  - filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-v1, value: "{v1}"}}]}}}}]
+    backendRefs: [{{name: many-{number}, port: 80}}]
+"""
+        for number in range(count)
+    )
+
+
+def many_services(count: int) -> str:
+    return "".join(
+        f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: many-{number}, namespace: many}}\n"
+        "spec: {ports: [{port: 80}]}\n"
+        for number in range(count)
+    )
+
+
+@pytest.fixture
+def many(shop: Kube) -> Kube:
+    """Forty Services with a route each, in a namespace of their own."""
+    shop.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: many}\n")
+    shop.apply(many_services(40) + many_routes(40, 1))
+    eventually(lambda: sum(name.startswith("many/") for name in units(shop)), until=lambda found: found == 40)
+    return shop
+
+
+def test_an_operator_killed_while_it_writes_comes_back_to_the_right_state_and_then_writes_nothing(
+    many: Kube, mesh: Mesh
+) -> None:
+    before = units(many)
+    many.apply(many_routes(40, 2))
+    mesh.kill_operator()
+    eventually(lambda: all(units(many)[name][1] != old[1] for name, old in before.items() if name.startswith("many/")))
+    eventually(lambda: all(is_accepted(many, "httproute", f"many-{number}", "many") for number in (0, 39)))
+    settled = eventually(lambda: units(many))
+    routes = {
+        route["metadata"]["name"]: route["metadata"]["resourceVersion"] for route in many.items("httproutes", "-A")
+    }
+    mesh.kill_operator()
+    mesh.wait_ready()
+    assert mesh.metrics("writes_total") == {}, "a restart with unchanged inputs writes nothing"
+    assert units(many) == settled
+    after = {
+        route["metadata"]["name"]: route["metadata"]["resourceVersion"] for route in many.items("httproutes", "-A")
+    }
+    assert after == routes
+
+
+def test_traffic_goes_on_without_delivery_and_edits_arrive_when_it_is_back(shop: Kube, mesh: Mesh) -> None:
+    shop.apply(ROUTE.format(namespace="shop", v1=100, v2=0))
+    eventually(lambda: set(names_of(shop, 10)), until=lambda seen: seen == {"v1"})
+    mesh.scale("meshwright-xds", 0)
+    load = shop.start_app("shop", "client", "load", "http://web/", "--seconds", "8", "--workers", "2")
+    shop.patch("httproute", "web", "shop", weights(0, 100))
+    out, err = load.communicate(timeout=60)
+    answer = json.loads(out)
+    assert answer["statuses"].keys() == {"200"}, (answer, err)
+    assert answer["names"].keys() == {"v1"}
+    mesh.scale("meshwright-xds", 1)
+    eventually(lambda: set(names_of(shop, 10)), until=lambda seen: seen == {"v2"})
+
+
+def test_a_deletion_that_the_operator_could_not_see_is_found_after_an_api_server_restart(
+    many: Kube, mesh: Mesh
+) -> None:
+    cluster = mesh.own_cluster()
+    with mesh.frozen_operator():
+        many.delete("httproute", "many-7", "-n", "many")
+        # Events after the deletion: what the operator last saw is now older than anything the restarted server keeps.
+        many.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: many, labels: {round: two}}\n")
+        cluster.restart_apiserver()
+        eventually(lambda: many.run("get", "--raw", "/readyz"))
+    eventually(lambda: not many.exists("configmap", "mw-out-many-7", "-n", "many"), seconds=120)
+    assert mesh.metrics("kind_deletions_found_total")['kind="HTTPRoute"'] >= 1, "no event told of it: a list did"
+    many.apply(many_routes(8, 3))
+    eventually(lambda: is_accepted(many, "httproute", "many-7", "many"))
+    eventually(lambda: many.exists("configmap", "mw-out-many-7", "-n", "many"))
+
+
+def test_nothing_of_ours_appears_on_users_objects(many: Kube) -> None:
+    for kind in ("httproutes", "services", "namespaces"):
+        for item in many.items(kind, "-A", "--show-managed-fields"):
+            metadata = item["metadata"]
+            assert not [name for name in metadata.get("finalizers", []) if "meshwright" in name or "kopf" in name]
+            assert not [name for name in metadata.get("annotations", {}) if "meshwright" in name or "kopf" in name]
+            ours = [
+                entry
+                for entry in metadata.get("managedFields", [])
+                if entry["manager"] in (FIELD_MANAGER, STATUS_MANAGER)
+            ]
+            assert all(entry.get("subresource") == "status" for entry in ours), (kind, metadata["name"], ours)
