@@ -3,17 +3,19 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from meshwright.edge.catalog import sort_manifests
-from meshwright.edge.local_pods import Role, find_stand_ins, populate, replace_machines, settle_slices
+from meshwright.edge.local_pods import Role, find_stand_ins, place_machines, populate, settle_slices
 from meshwright.edge.loopback import Block, shift
 from meshwright.edge.manifests import read_text
 from meshwright.edge.standin import Behaviour, Endpoint
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
+from meshwright.model.workload import ExternalWorkload
 
 SHOP = Namespace("shop")
 DEPLOYMENT = """\
@@ -58,17 +60,18 @@ def test_a_laptop_has_room_for_ten_replicas(replicas: str, pods: int, notes: int
     assert (len(population.pods), len(population.notes)) == (pods, notes)
 
 
-def test_a_machine_elsewhere_is_stood_in_for_and_one_on_loopback_is_itself(block: Block) -> None:
-    ref = Ref(Kind.EXTERNAL_WORKLOAD, SHOP, "vm")
-    away = {"spec": {"workloadIPs": [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}], "ports": []}}
-    here = {"spec": {"workloadIPs": [{"ip": "127.0.0.1"}]}}
-    other = Ref(Kind.EXTERNAL_WORKLOAD, SHOP, "here")
+def test_a_machine_is_stood_in_for_if_it_has_an_address(block: Block) -> None:
+    def machine(name: str, *ips: str) -> ExternalWorkload:
+        ref = Ref(Kind.EXTERNAL_WORKLOAD, SHOP, name)
+        return ExternalWorkload(ref=ref, uid="", ips=ips, ports=(), is_ready=True)
 
-    replaced, population = replace_machines({ref: away, other: here}, block)
+    away, nowhere = machine("vm", "192.0.2.1", "2001:db8::1"), machine("nowhere")
+
+    placed, population = place_machines({each.ref: each for each in (away, nowhere)}, block)
 
     [own] = population.roles
     assert ip_address(own).is_loopback
-    assert replaced == {ref: {"spec": {"workloadIPs": [{"ip": own}], "ports": []}}, other: here}
+    assert placed == {away.ref: replace(away, ips=(own,)), nowhere.ref: nowhere}
     assert population.notes == (
         f"ExternalWorkload shop/vm: 192.0.2.1, 2001:db8::1 is not called, a stand-in answers at {own}",
     )

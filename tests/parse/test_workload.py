@@ -279,6 +279,10 @@ def test_a_machine_is_ready_only_when_its_condition_says_so(status: Any, expecte
             ["spec.workloadIPs"],
         ),
         ("v1beta1", {"workloadIPs": [{"ip": "vm"}, {"ip": "fd00::1"}]}, ("fd00::1",), ["spec.workloadIPs[0].ip"]),
+        *(
+            ("v1beta1", {"workloadIPs": [{"ip": ip}, {"ip": "fd00::1"}]}, ("fd00::1",), ["spec.workloadIPs[0].ip"])
+            for ip in ("127.0.0.1", "::1", "0.0.0.0", "::", "169.254.1.1", "fe80::1", "224.0.0.1", "ff02::1")
+        ),
         ("v1beta1", {"workloadIPs": [{}, {"ip": 3}]}, (), ["spec.workloadIPs[0].ip", "spec.workloadIPs[1].ip"]),
         ("v1beta1", {"workloadIPs": ["10.0.0.1"]}, (), ["spec.workloadIPs[0]"]),
         ("v1beta1", {"workloadIPs": "10.0.0.1"}, (), ["spec.workloadIPs"]),

@@ -14,7 +14,7 @@ from enum import Enum
 from meshwright.edge.catalog import Catalog
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.local_envoy import Envoy, run_envoy
-from meshwright.edge.local_pods import find_stand_ins, populate, replace_machines, settle_slices
+from meshwright.edge.local_pods import Population, find_stand_ins, place_machines, populate, settle_slices
 from meshwright.edge.loopback import Block, any_port, find_port, lowest_free_port, shift
 from meshwright.edge.manifests import Manifest
 from meshwright.edge.offline import Pod, fill_in_addresses, make_slices
@@ -32,7 +32,7 @@ from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, OutboundUnit, Proxy, 
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.snapshot import Parsed
 from meshwright.model.units import Namespace, Port
-from meshwright.model.workload import Service, ServicePort
+from meshwright.model.workload import ExternalWorkload, Service, ServicePort
 from meshwright.parse.delivered import parse_slice, parse_unit
 from meshwright.parse.kinds import parse_object
 from meshwright.pipeline import Compiler
@@ -136,6 +136,7 @@ class LocalMesh:
         self._raws: dict[Ref, Json] = {}
         self._workloads: dict[str, Json] = {}
         self._services: dict[Ref, Service] = {}
+        self._machines: dict[Ref, ExternalWorkload] = {}
         self._machine_slices: dict[ServiceName, Mapping[str, Json]] = {}
         self._slices: dict[Ref, Json] = {}
         self._unit_services: dict[UnitName, ServiceName] = {}
@@ -148,11 +149,10 @@ class LocalMesh:
         """Make everything be as ``catalog`` says, and wait until the proxy has it."""
         raws = {ref: manifest.raw for ref, manifest in catalog.compiled.items()}
         raws |= fill_in_addresses(_only(raws, Kind.SERVICE), DEFAULT_SERVICE_RANGES)
-        replaced, machines = replace_machines(_only(raws, Kind.EXTERNAL_WORKLOAD), self._block)
-        raws |= replaced
         started = time.perf_counter()
         changed = {ref for ref in raws.keys() | self._raws.keys() if raws.get(ref) != self._raws.get(ref)}
         updates: dict[Ref, Parsed | None] = {ref: parse_object(raws[ref]) if ref in raws else None for ref in changed}
+        machines = self._place_machines(updates)
         desired = self._compiler.update(updates)
         compile_ms = (time.perf_counter() - started) * 1000
         self._raws = raws
@@ -180,6 +180,17 @@ class LocalMesh:
             reach=reach,
             notes=(*machines.notes, *pods.notes, *failures, *unbound),
         )
+
+    def _place_machines(self, updates: dict[Ref, Parsed | None]) -> Population:
+        """Put the machines in ``updates`` at addresses of this machine, and return the stand-ins of all there are."""
+        for ref, parsed in updates.items():
+            if isinstance(parsed, ExternalWorkload):
+                self._machines[ref] = parsed
+            else:
+                self._machines.pop(ref, None)
+        placed, population = place_machines(self._machines, self._block)
+        updates.update({ref: placed[ref] for ref in updates.keys() & placed.keys()})
+        return population
 
     def _remember(self, updates: Mapping[Ref, Parsed | None], desired: Desired) -> None:
         for ref, parsed in updates.items():

@@ -1,7 +1,7 @@
 """The pods and machines of a folder of manifests, as `meshwright dev` has them: loopback addresses with stand-ins."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshwright.edge.catalog import Catalog
@@ -13,6 +13,7 @@ from meshwright.model.desired import Json
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Ref
 from meshwright.model.units import Namespace, Port
+from meshwright.model.workload import ExternalWorkload
 
 MAX_REPLICAS = 10
 
@@ -69,25 +70,22 @@ def populate(catalog: Catalog, block: Block) -> Population:
     return Population(pods=tuple(pods), roles=roles, problems=tuple(problems), notes=tuple(notes))
 
 
-def replace_machines(machines: Mapping[Ref, Json], block: Block) -> tuple[dict[Ref, Json], Population]:
-    """Return the ExternalWorkloads with stand-ins' addresses in place of real ones. Loopback addresses stay."""
-    replaced: dict[Ref, Json] = {}
+def place_machines(
+    machines: Mapping[Ref, ExternalWorkload], block: Block
+) -> tuple[dict[Ref, ExternalWorkload], Population]:
+    """Return the ExternalWorkloads at addresses of stand-ins, in place of their own."""
+    placed: dict[Ref, ExternalWorkload] = {}
     roles: dict[str, Role] = {}
     notes: list[str] = []
-    for ref, raw in sorted(machines.items()):
-        spec = _part(raw, "spec")
-        written = spec.get("workloadIPs")
-        entries = [entry for entry in written if isinstance(entry, dict)] if isinstance(written, list) else []
-        ips = [ip for entry in entries if isinstance(ip := entry.get("ip"), str) and not is_loopback(ip)]
-        replaced[ref] = raw
-        if ips:
+    for ref, machine in sorted(machines.items()):
+        placed[ref] = machine
+        if machine.ips:
             name = f"{ref.namespace}/{ref.name}"
             own = block.pod(f"machine {name}")
             roles[own] = Role(workload=name, replica=ref.name, behaviour=Behaviour())
-            kept = [entry for entry in entries if entry.get("ip") not in ips]
-            replaced[ref] = raw | {"spec": {**spec, "workloadIPs": [{"ip": own}, *kept][: len(entries)]}}
-            notes.append(f"{ref}: {', '.join(ips)} is not called, a stand-in answers at {own}")
-    return replaced, Population(roles=roles, notes=tuple(notes))
+            placed[ref] = replace(machine, ips=(own,))
+            notes.append(f"{ref}: {', '.join(machine.ips)} is not called, a stand-in answers at {own}")
+    return placed, Population(roles=roles, notes=tuple(notes))
 
 
 def settle_slices(slices: Iterable[Json], lowest: int, offset: int) -> list[Json]:

@@ -248,12 +248,26 @@ def _write_addresses(addresses: Iterable[IPv4Address | IPv6Address]) -> tuple[st
 
 
 def _make_workload_ips(raw: object, most: int, problems: list[Problem]) -> tuple[str, ...]:
+    """Return the addresses that the API server takes for an endpoint: one that it refuses would cost its whole slice.
+
+    Source: kubernetes/kubernetes ``pkg/apis/core/validation/validation.go`` ValidateNonSpecialIP.
+    """
     written = []
     for index, item in enumerate(read_few(raw, "spec.workloadIPs", problems, _INVALID, most)[:most]):
         shape = _read_workload_ip(item, f"spec.workloadIPs[{index}]", problems)
         if shape is not None and shape.ip:
             written.append((f"spec.workloadIPs[{index}].ip", shape.ip))
-    return _write_addresses(_read_addresses(written, problems))
+    addresses = []
+    for field, text in written:
+        for address in _read_addresses([(field, text)], problems):
+            if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+                wanted = (
+                    "an address by which the cluster reaches the machine, not one of the machine itself or its link"
+                )
+                problems.append(Problem(field, _INVALID, f"found {quote(text)}; write {wanted}"))
+            else:
+                addresses.append(address)
+    return _write_addresses(addresses)
 
 
 def _make_workload_ports(raw: object, problems: list[Problem]) -> tuple[WorkloadPort, ...]:
