@@ -18,7 +18,7 @@ from e2e.cluster.node import select_listening
 from e2e.cluster.pki import LEAVES, write_pki
 from e2e.cluster.places import NODE_ADDRESS, Places, find_places
 from e2e.cluster.probe import has_answer, is_node_ready, make_query
-from e2e.cluster.programs import make_specs, render_containerd, render_kubelet, render_pod_network
+from e2e.cluster.programs import Spec, make_specs, render_containerd, render_kubelet, render_pod_network
 from e2e.cluster.teardown import select_mounts
 
 PLACES = Places(repo=Path("/repo"), cache=Path("/cache"))
@@ -59,8 +59,8 @@ def test_a_kubeconfig_carries_everything_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
-def test_no_program_writes_outside_the_cache(spec: object) -> None:
-    words = " ".join(getattr(spec, "argv"))  # noqa: B009
+def test_no_program_writes_outside_the_cache(spec: Spec) -> None:
+    words = " ".join(spec.argv)
     for flag in ("-dir=/", "-config=/", "kubeconfig=/"):
         for rest in words.split(flag)[1:]:
             assert rest.startswith("cache/")

@@ -265,9 +265,9 @@ def test_rules_past_the_sixteenth_are_invalid_and_keep_their_matches() -> None:
 
 def test_rules_past_the_128th_match_are_invalid_and_keep_their_matches() -> None:
     matches = [{"path": {"value": f"/{n}"}} for n in range(64)]
-    rules = parse_route(http_route(*({"matches": matches} for _ in range(3)))).rules
+    rules = parse_route(http_route({"matches": matches}, {"matches": matches}, {"matches": matches[:1]})).rules
     assert [fields(rule.problems) for rule in rules] == [[], [], ["spec.rules[2].matches"]]
-    assert [len(rule.matches) for rule in rules] == [64, 64, 64]
+    assert [len(rule.matches) for rule in rules] == [64, 64, 1]
 
 
 def test_a_bad_annotation_leaves_the_route_standing() -> None:

@@ -100,6 +100,10 @@ def test_a_rule_without_matches_takes_everything(rule: Any) -> None:
         ({"method": {"method": "Do"}}, GrpcMatch(method=exact("Do"))),
         ({"method": {"service": "", "method": "Do"}}, GrpcMatch(method=exact("Do"))),
         (
+            {"method": {"service": "a" * 1024, "method": "D" * 1024}},
+            GrpcMatch(service=exact("a" * 1024), method=exact("D" * 1024)),
+        ),
+        (
             {"method": {"type": "Exact", "service": "pkg.v1.S_1", "method": "Do_2"}},
             GrpcMatch(service=exact("pkg.v1.S_1"), method=exact("Do_2")),
         ),
@@ -222,6 +226,11 @@ def test_an_http_match_that_cannot_be_expressed_is_left_out_and_said(written: An
         ({"method": {"service": "a..b"}}, ".method.service", 'found "a..b"; write the name of a gRPC service'),
         ({"method": {"method": "a.b"}}, ".method.method", 'found "a.b"; write the name of a gRPC method'),
         ({"method": {"method": "Do\n"}}, ".method.method", 'found "Do\\n"; write the name of a gRPC method'),
+        (
+            {"method": {"method": "D" * 200}},
+            ".method",
+            f'found "{"D" * 40}…" (200 characters), too long to be matched on its own; name the service too',
+        ),
         ({"method": {"method": "ſ"}}, ".method.method", 'found "ſ"; write the name of a gRPC method'),
         (
             {"method": {"type": "RegularExpression", "service": "a)(b"}},

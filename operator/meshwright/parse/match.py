@@ -197,8 +197,11 @@ def _make_call(raw: object, field: str, problems: list[Problem]) -> tuple[Text |
             fault = None if pattern.fullmatch(value) else f"found {quote(value)}; write the name of a gRPC {name}"
         if fault is not None:
             problems.append(Problem(f"{field}.{name}", _UNSUPPORTED, fault))
-    if how is TextMatch.REGEX and len(problems) == before:
+    # A method of any service is matched by an expression too, and the name of a method needs no quoting in one.
+    if (how is TextMatch.REGEX or not shape.service) and len(problems) == before:
         fault = find_call_fault(shape.service or _ANY_NAME, shape.method or _ANY_NAME)
+        if fault is not None and how is TextMatch.EXACT:
+            fault = f"found {quote(shape.method)}, too long to be matched on its own; name the service too"
         if fault is not None:
             problems.append(Problem(field, _UNSUPPORTED, fault))
     return (
