@@ -56,7 +56,7 @@ def connect() -> None:
         f"ip addr add {NODE_ADDRESS}/24 dev {NODE_LINK} && ip link set {NODE_LINK} up && ip link set lo up"
         # kube-proxy rewrites Service addresses on the way out, but a packet needs some route to get that far
         f" && ip route add {SERVICE_RANGE} dev {NODE_LINK} && echo 1 > /proc/sys/net/ipv4/ip_forward"
-        # everything else is refused at once, not after a time-out
+        # and to anywhere else nothing goes: programs on the node get an error, pods a time-out
         " && ip route add prohibit default"
     )
     run([*ENTER, "sh", "-c", inside])

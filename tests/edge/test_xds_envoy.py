@@ -10,8 +10,9 @@ import pytest
 from meshwright.emit.names import Address
 from meshwright.model.problem import Problem
 from meshwright.model.ref import ServiceName
-from meshwright.model.units import Namespace, Port
+from meshwright.model.units import MAX_REGEX_PROGRAM, Namespace, Port
 from meshwright.model.workload import Protocol
+from meshwright.parse.regex import find_regex_fault
 from tests.envoy import Fetched, Upstream, call_grpc, eventually, find_envoy, tcp_upstream, upstream
 from tests.mesh import NOTHING_MATCHES, SHOP, Mesh, make_mesh, make_service, make_slice, make_unit, to
 
@@ -257,6 +258,17 @@ async def test_without_delivery_a_first_use_ends_and_a_used_destination_goes_on(
         assert (first_use.status, known.status) == (504, 200)
         await server.start()
         await eventually(lambda: mesh.get(CART_AT), lambda answer: answer.status == 200)
+
+
+async def test_the_largest_expression_that_parse_takes_is_taken(mesh: Mesh) -> None:
+    length = MAX_REGEX_PROGRAM - 5
+    assert [find_regex_fault(f"/[a-z]{{{more}}}") is None for more in (length, length + 1)] == [True, False]
+    async with mesh.serve(), mesh.proxy():
+        match = {"safe_regex": {"regex": f"/[a-z]{{{length}}}"}}
+        mesh.put(make_unit(WEB, {**to("shop/cart/80"), "match": match}, NOTHING_MATCHES))
+        await eventually(lambda: mesh.get(WEB_AT, f"/{'a' * length}"), lambda answer: answer.served_by == "b")
+        assert (await mesh.get(WEB_AT, "/abc")).status == 404
+        assert mesh.delivery.problems() == ()
 
 
 async def test_a_refused_resource_stops_no_other_and_the_last_good_one_stays(mesh: Mesh) -> None:

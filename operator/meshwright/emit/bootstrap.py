@@ -8,6 +8,7 @@ from meshwright.emit.names import CONTROL_PLANE
 from meshwright.emit.typed import ADS_AND_WAIT, extension, socket_address, typed
 from meshwright.model.desired import Json
 from meshwright.model.proxy import Proxy, ProxySettings
+from meshwright.model.units import MAX_REGEX_PROGRAM
 
 _MAX_CONNECTIONS = 50_000
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -77,6 +78,9 @@ def emit_process(proxy: Proxy, settings: ProxySettings) -> Json:
             ]
         },
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
+        "layered_runtime": {
+            "layers": [{"name": "meshwright", "static_layer": {"re2.max_program_size.error_level": MAX_REGEX_PROGRAM}}]
+        },
     }
 
 

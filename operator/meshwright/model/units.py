@@ -14,9 +14,10 @@ Namespace = NewType("Namespace", str)
 MAX_UNIT_BYTES = 900 * 1024
 """A policy ConfigMap larger than this is refused; the API server's own limit is 1 MiB."""
 
-MAX_REGEX_PROGRAM = 100
+MAX_REGEX_PROGRAM = 1000
 """The largest compiled RE2 expression, in RE2's instructions: a bigger one is refused.
 
-Envoy refuses a whole configuration for one expression above its own limit, which is this number unless the runtime
-key ``re2.max_program_size.error_level`` says otherwise (Envoy ``source/common/common/regex.cc``).
+Envoy refuses a whole configuration for one expression above its own limit. That would be 100, too small for ``.{0,20}``
+or ``\\pN+``: every Envoy of ours is started with this number instead (runtime key ``re2.max_program_size.error_level``,
+Envoy ``source/common/common/regex.cc``).
 """
