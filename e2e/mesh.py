@@ -38,10 +38,15 @@ class Mesh:
         self.kube.run("-n", NAMESPACE, "rollout", "restart", "deployment")
         self.wait_ready()
 
-    def _helm(self, *args: str) -> None:
+    def test(self) -> str:
+        """Return what the chart's own test says. Raises AssertionError when it fails."""
+        return self._helm("test", "meshwright", "--namespace", NAMESPACE, "--logs")
+
+    def _helm(self, *args: str) -> str:
         command = [*self.kube.inside, str(self.cluster.helm), *args, f"--kubeconfig={self.kube.kubeconfig}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"helm {' '.join(args)}: {done.stderr}"
+        return done.stdout
 
     def wait_ready(self) -> None:
         for deployment in ("meshwright-operator", "meshwright-xds"):
@@ -61,6 +66,12 @@ class Mesh:
     def kill_operator(self) -> None:
         """Kill every operator pod at once, without grace; new ones follow."""
         self.kube.run("-n", NAMESPACE, "delete", "pods", "-l", OPERATOR, "--force", "--grace-period=0", "--wait=false")
+
+    def kill_leader(self) -> None:
+        """Kill the operator pod that holds the Lease, without grace, and leave the other alone."""
+        holder = self.kube.get("lease", "meshwright-operator", "-n", NAMESPACE)["spec"]["holderIdentity"]
+        leader = next(pod for pod in self.operator_pods() if holder.startswith(pod))
+        self.kube.run("-n", NAMESPACE, "delete", "pod", leader, "--force", "--grace-period=0", "--wait=false")
 
     def operator_pods(self) -> list[str]:
         pods = self.kube.items("pods", "-n", NAMESPACE, "-l", OPERATOR)

@@ -78,6 +78,14 @@ def test_an_operator_killed_while_it_writes_comes_back_to_the_right_state_and_th
     assert after == routes
 
 
+def test_the_other_replica_writes_when_the_leader_is_killed(many: Kube, mesh: Mesh) -> None:
+    mesh.wait_ready()
+    before = units(many)["many/mw-out-many-0"]
+    mesh.kill_leader()
+    many.apply(many_routes(1, 9))
+    eventually(lambda: units(many)["many/mw-out-many-0"][1] != before[1], seconds=45)
+
+
 def test_traffic_goes_on_without_delivery_and_edits_arrive_when_it_is_back(shop: Kube, mesh: Mesh) -> None:
     shop.apply(ROUTE.format(namespace="shop", v1=100, v2=0))
     eventually(lambda: set(names_of(shop, 10)), until=lambda seen: seen == {"v1"})
