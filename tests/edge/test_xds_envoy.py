@@ -13,10 +13,8 @@ from meshwright.model.ref import ServiceName
 from meshwright.model.units import MAX_REGEX_PROGRAM, Namespace, Port
 from meshwright.model.workload import Protocol
 from meshwright.parse.regex import find_regex_fault
-from tests.envoy import Fetched, Upstream, call_grpc, eventually, find_envoy, tcp_upstream, upstream
+from tests.envoy import Fetched, Upstream, call_grpc, eventually, tcp_upstream, upstream
 from tests.mesh import NOTHING_MATCHES, SHOP, Mesh, make_mesh, make_service, make_slice, make_unit, to
-
-pytestmark = pytest.mark.skipif(find_envoy() is None, reason="there is no Envoy here")
 
 WEB = ServiceName(SHOP, "web")
 CART = ServiceName(SHOP, "cart")

@@ -21,10 +21,8 @@ from meshwright.emit.proxy import assemble, flatten
 from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import ServiceName
 from meshwright.model.units import Millis, Port
-from tests.envoy import Envoy, fetch, find_envoy, free_port, run_envoy, say, upstream, validate
+from tests.envoy import Envoy, fetch, free_port, run_envoy, say, upstream, validate
 from tests.mesh import NOTHING_MATCHES, SHOP, make_mesh, make_service, make_slice, make_unit, to
-
-pytestmark = pytest.mark.skipif(find_envoy() is None, reason="there is no Envoy here")
 
 PROXY = Proxy(SHOP, "client")
 WEB = ServiceName(SHOP, "web")

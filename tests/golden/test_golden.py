@@ -6,16 +6,15 @@ the last two; explain every line of the difference.
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from meshwright.edge.local_envoy import find_envoy
 from meshwright.model.config import Config
 from meshwright.model.desired import Desired, RouteStatus
 from meshwright.parse.kinds import parse_object
@@ -110,14 +109,6 @@ def test_a_case_is_short_and_has_no_strays(case: str) -> None:
 
 def test_there_are_cases() -> None:
     assert len(CASES) >= 25
-
-
-def find_envoy() -> str:
-    spec = find_spec("envoy")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (binary := Path(place) / "_bin" / "envoy").exists():
-            return str(binary)
-    return os.environ.get("MESHWRIGHT_ENVOY", "envoy")
 
 
 def all_virtual_hosts() -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from meshwright.emit.slices import LABEL_SERVICE, LABEL_SLICE_MANAGER
 from meshwright.model.desired import Json
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import Kind, Ref
@@ -198,8 +199,8 @@ def _make_slice(
             "name": f"{service['name']}-pods-{suffix}",
             "namespace": service["namespace"],
             "labels": {
-                "kubernetes.io/service-name": service["name"],
-                "endpointslice.kubernetes.io/managed-by": SLICE_MANAGER,
+                LABEL_SERVICE: service["name"],
+                LABEL_SLICE_MANAGER: SLICE_MANAGER,
             },
         },
         "addressType": family,

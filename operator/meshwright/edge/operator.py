@@ -39,7 +39,6 @@ class Options:
 
     kubeconfig: str | None = None
     namespace: str = "meshwright"
-    cluster_domain: str = "cluster.local"
     lease_name: str = LEASE_NAME
     lease_namespace: str = ""
     has_election: bool = True
@@ -59,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed")
     add("--namespace", "meshwright", "the control plane's own namespace")
-    add("--cluster-domain", "cluster.local", "the cluster's DNS domain")
     add("--lease-name", LEASE_NAME, "the Lease whose holder writes")
     add("--lease-namespace", "", "the Lease's namespace, if it is not the control plane's")
     add("--metrics-port", str(METRICS_PORT), "port of /metrics, /healthz and /readyz", type=int)
@@ -82,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
     options = Options(
         kubeconfig=args.kubeconfig or None,
         namespace=args.namespace,
-        cluster_domain=args.cluster_domain,
         lease_name=args.lease_name,
         lease_namespace=args.lease_namespace,
         has_election=not args.no_leader_election,
@@ -116,7 +113,7 @@ async def serve(
         OSError: the port is taken.
         ExceptionGroup: a bug in a reflector or the loop.
     """
-    config = Config(namespace=Namespace(options.namespace), cluster_domain=options.cluster_domain)
+    config = Config(namespace=Namespace(options.namespace))
     home = asyncio.get_running_loop()
     metrics = Metrics()
 

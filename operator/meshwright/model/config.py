@@ -18,4 +18,3 @@ class Config:
     """Settings that change what is compiled. ``namespace`` is the control plane's own."""
 
     namespace: Namespace = Namespace("meshwright")
-    cluster_domain: str = "cluster.local"
