@@ -28,7 +28,7 @@ from meshwright.edge.xds import METHOD, SERVICE
 from meshwright.emit.names import ServicePortName
 from meshwright.emit.scopes import emit_route_configuration
 from meshwright.model.problem import Reason
-from meshwright.model.proxy import ProxySettings
+from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Millis, Namespace, Port
 from tests.edge.apiserver import ApiServer
@@ -84,7 +84,7 @@ UNIT_REF = Ref(Kind.CONFIG_MAP, SHOP, "mw-out-web")
 
 
 def routes_of(delivery: Delivery, namespace: str = "shop") -> Any:
-    variant = delivery.variant(TypeUrl.ROUTES, "shop/web/80", namespace)
+    variant = delivery.variant(TypeUrl.ROUTES, "shop/web/80", Proxy(Namespace(namespace), "client"))
     made = delivery.make(TypeUrl.ROUTES, "shop/web/80", variant)
     return made and made["virtual_hosts"][0]["routes"]
 

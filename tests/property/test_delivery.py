@@ -122,7 +122,7 @@ def test_a_proxy_that_follows_every_change_has_what_the_last_state_gives(
         asked_for = {name for name in resources if name in PORTS or kind in (TypeUrl.LISTENER, TypeUrl.SCOPE)}
         assert follower.has[kind] == {name: make_version(resources[name]) for name in asked_for}
         for name in asked_for:
-            assert delivery.make(kind, name, delivery.variant(kind, name, namespace)) == resources[name]
+            assert delivery.make(kind, name, delivery.variant(kind, name, proxy)) == resources[name]
     late = Follower(delivery, proxy)
     late.follow()
     assert late.has == follower.has

@@ -28,7 +28,7 @@ from meshwright.emit.scopes import choose_virtual_host, emit_route_configuration
 from meshwright.model.config import LABEL_UNIT
 from meshwright.model.desired import Json, UnitName
 from meshwright.model.problem import Problem, Reason
-from meshwright.model.proxy import EndpointSlice, OutboundUnit, ProxySettings
+from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Namespace
 from meshwright.model.workload import Service
@@ -210,11 +210,11 @@ class Delivery:
             case _:
                 return ()
 
-    def variant(self, kind: TypeUrl, name: str, namespace: str) -> str:
+    def variant(self, kind: TypeUrl, name: str, proxy: Proxy) -> str:
         if kind is TypeUrl.ROUTES and isinstance(port := parse_name(name), ServicePortName):
-            consumer = self._consumers.get((port.service, Namespace(namespace)))
+            consumer = self._consumers.get((port.service, proxy.namespace))
             if consumer is not None and port.port in consumer.ports:
-                return namespace
+                return proxy.namespace
         return ""
 
     def make(self, kind: TypeUrl, name: str, variant: str) -> Json | None:

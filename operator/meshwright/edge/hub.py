@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from meshwright.edge.protobuf import EncodeError, TypeUrl, encode_resource, make_version
 from meshwright.model.desired import Json
 from meshwright.model.problem import Problem, Reason
+from meshwright.model.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ class Source(Protocol):
     def names(self, kind: TypeUrl) -> Collection[str]:
         """Return the names a proxy gets that asks for all of a kind."""
 
-    def variant(self, kind: TypeUrl, name: str, namespace: str) -> str:
-        """Return which content of a resource proxies in ``namespace`` get; equal texts mean equal content."""
+    def variant(self, kind: TypeUrl, name: str, proxy: Proxy) -> str:
+        """Return which content of a resource ``proxy`` gets; equal texts mean equal content."""
 
     def make(self, kind: TypeUrl, name: str, variant: str) -> Json | None:
         """Return a resource, ``None`` when there is none."""
@@ -163,12 +164,12 @@ class Hub:
             for kind, found in kinds.items():
                 stream.touched(kind, found)
 
-    def current(self, kind: TypeUrl, name: str, namespace: str) -> Entry | None:
-        """Return a resource as proxies in ``namespace`` should have it now, ``None`` when they should not.
+    def current(self, kind: TypeUrl, name: str, proxy: Proxy) -> Entry | None:
+        """Return a resource as ``proxy`` should have it now, ``None`` when it should not.
 
         It may not have been encoded yet, and it may turn out that it cannot be.
         """
-        variant = self.source.variant(kind, name, namespace)
+        variant = self.source.variant(kind, name, proxy)
         entries = self._entries.setdefault((kind, name), {})
         if variant not in entries:
             entries[variant] = self._make(kind, name, variant)

@@ -51,6 +51,11 @@ class LocalOptions:
     port_offset: int = 8000
     xds_port: int = 0
 
+    @property
+    def proxy(self) -> Proxy:
+        """Return who the Envoy says it is."""
+        return Proxy(self.client, "dev")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -111,7 +116,7 @@ async def open_mesh(options: LocalOptions) -> AsyncIterator["LocalMesh"]:
         xds_port = await stack.enter_async_context(serve_hub(delivery.hub, LOOPBACK, options.xds_port, grace=0.2))
         stand_ins = StandIns()
         stack.push_async_callback(stand_ins.close)
-        bootstrap = emit_bootstrap(Proxy(options.client, "dev"), f"{LOOPBACK}:{xds_port}", settings)
+        bootstrap = emit_bootstrap(options.proxy, f"{LOOPBACK}:{xds_port}", settings)
         envoy = await stack.enter_async_context(run_envoy(bootstrap, admin_port))
         yield LocalMesh(delivery=delivery, envoy=envoy, stand_ins=stand_ins, block=block, options=options)
 
@@ -320,7 +325,7 @@ class LocalMesh:
         return Reach.LATE
 
     def _version(self, kind: TypeUrl, name: str) -> str | None:
-        resource = self.delivery.make(kind, name, self.delivery.variant(kind, name, self.options.client))
+        resource = self.delivery.make(kind, name, self.delivery.variant(kind, name, self.options.proxy))
         return make_version(resource) if resource is not None else None
 
 

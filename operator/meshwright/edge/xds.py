@@ -192,7 +192,7 @@ class Stream:
         for name, is_forced in names.items():
             if not subscription.wants(name):
                 continue
-            entry = self._hub.current(kind, name, self.proxy.namespace)
+            entry = self._hub.current(kind, name, self.proxy)
             known = subscription.known.get(name)
             if entry is not None and entry.version == known and not is_forced:
                 continue

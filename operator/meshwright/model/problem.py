@@ -22,6 +22,9 @@ class Reason(StrEnum):
     INVALID_ANNOTATION = "InvalidAnnotation"
     INVALID_OBJECT = "InvalidObject"
     TOO_LARGE = "TooLarge"
+    INVALID_CERTIFICATE = "InvalidCertificate"
+    EXPIRED = "Expired"
+    UNTRUSTED = "Untrusted"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshwright.model.desired import UnitName
+from meshwright.model.identity import TrustDomain
 from meshwright.model.ref import Ref, ServiceName
 from meshwright.model.units import Millis, Namespace, Port
 
@@ -38,6 +39,9 @@ class ProxySettings:
     ``service_ranges``: CIDRs that hold all ClusterIPs, never empty; an address outside is never looked up as a
     Service's for HTTP. ``bind_address``: where the listeners for redirected connections bind; ``::`` takes IPv4 too.
     ``opaque_ports``: destination ports where nobody waits for the client's first bytes to tell the protocol.
+    ``trust``: the trust domain whose identities proxies have; ``None``: they have none, and nothing is encrypted.
+    ``identity_folder``: where in the proxy's container its key, its certificate and what Envoy must know of them are
+    kept; ``secrets_folder``: where the kubelet puts its token and the trust anchors.
     ``detect_ms``: how long other ports wait for them. ``first_use_ms``: how long a request to a destination that this
     proxy has not used before waits for delivery, then it gets 504.
     """
@@ -51,6 +55,9 @@ class ProxySettings:
     detect_ms: Millis = Millis(500)
     first_use_ms: Millis = Millis(5000)
     connect_timeout_ms: Millis = Millis(1000)
+    trust: TrustDomain | None = None
+    identity_folder: str = "/var/run/meshwright/identity"
+    secrets_folder: str = "/var/run/secrets/meshwright.dev"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

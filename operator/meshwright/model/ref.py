@@ -18,6 +18,9 @@ class Kind(StrEnum):
     ENDPOINT_SLICE = "EndpointSlice.discovery.k8s.io"
     CONFIG_MAP = "ConfigMap"
     POD = "Pod"
+    SECRET = "Secret"
+    ISSUER = "Issuer.cert-manager.io"
+    CERTIFICATE = "Certificate.cert-manager.io"
 
     @property
     def word(self) -> str:

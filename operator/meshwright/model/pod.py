@@ -1,0 +1,51 @@
+"""Pods, as far as the mesh must know them."""
+
+from dataclasses import dataclass
+
+from meshwright.model.identity import ServiceAccount
+from meshwright.model.ref import Ref
+from meshwright.model.units import Port
+
+PROXY_CONTAINER = "meshwright-proxy"
+"""What the proxy's container is called: a pod that has one is meshed."""
+
+REDIRECT_CONTAINER = "meshwright-init"
+"""What the init container is called that redirects the pod's connections to its proxy."""
+
+PROXY_UID = 2102
+"""The user the proxy runs as: its connections are not redirected to itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortRanges:
+    """A set of ports: ranges from and to, both in it, sorted, without overlap."""
+
+    ranges: tuple[tuple[Port, Port], ...] = ()
+
+    def __contains__(self, port: Port) -> bool:
+        return any(low <= port <= high for low, high in self.ranges)
+
+    def __bool__(self) -> bool:
+        return bool(self.ranges)
+
+    def __str__(self) -> str:
+        return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in self.ranges)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod. ``addresses`` are canonical IPs, empty until it has them and for pods on the node's own network.
+
+    ``is_meshed``: it has our proxy. ``skipped_inbound``: ports where connections do not reach the proxy, so that
+    clients must not speak TLS there. ``opaque``: ports whose bytes the proxy passes on as they are; ``None`` when the
+    pod does not say.
+    """
+
+    ref: Ref
+    uid: str
+    account: ServiceAccount
+    addresses: tuple[str, ...] = ()
+    is_meshed: bool = False
+    is_ingress: bool = False
+    skipped_inbound: PortRanges = PortRanges()
+    opaque: PortRanges | None = None
