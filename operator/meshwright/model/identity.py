@@ -102,13 +102,32 @@ class IssuerSecret:
     """The public part of a Secret with an issuer: ``chain`` (leaf-most first), ``anchors`` its ``ca.crt``.
 
     ``has_fitting_key``: its private key is there, can be read, and is the first certificate's. ``problems``: what could
-    not be read. The key itself is never in here.
+    not be read. ``field``: where the chain was found, for messages. The key itself is never in here.
     """
 
     chain: tuple[Certificate, ...]
     anchors: tuple[Certificate, ...]
     has_fitting_key: bool
     problems: tuple[Problem, ...] = ()
+    field: str = "data[tls.crt]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuance:
+    """How far cert-manager is with a Certificate of ours.
+
+    ``ready`` and ``issuing`` are the conditions' status (``True``, ``False``, ``Unknown``; ``""`` when there is no such
+    condition), ``reason`` and ``message`` those of the one that says why there is no good certificate, ``""`` when all
+    is well. ``renewal_time`` is RFC 3339, ``""`` when not known. ``failures``: failed attempts in a row.
+    """
+
+    name: str
+    ready: str = ""
+    issuing: str = ""
+    reason: str = ""
+    message: str = ""
+    renewal_time: str = ""
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

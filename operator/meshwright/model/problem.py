@@ -25,6 +25,19 @@ class Reason(StrEnum):
     INVALID_CERTIFICATE = "InvalidCertificate"
     EXPIRED = "Expired"
     UNTRUSTED = "Untrusted"
+    MISSING = "Missing"
+    NOT_YET_VALID = "NotYetValid"
+    EXPIRES_SOON = "ExpiresSoon"
+    OUTLIVES_ANCHOR = "OutlivesAnchor"
+    KEY_MISMATCH = "KeyMismatch"
+    KEY_ID_MISMATCH = "KeyIdMismatch"
+    UNSUPPORTED_KEY = "UnsupportedKey"
+    NOT_A_CA = "NotACA"
+    WRONG_USAGE = "WrongUsage"
+    PATH_TOO_LONG = "PathTooLong"
+    WRONG_NAME = "WrongName"
+    DUPLICATE = "Duplicate"
+    NOT_ISSUED = "NotIssued"
 
 
 @dataclass(frozen=True, slots=True, order=True)

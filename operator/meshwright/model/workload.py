@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Ref, ServiceName
 from meshwright.model.route import Traffic
@@ -27,13 +28,24 @@ class Protocol(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePort:
-    """One TCP port of a Service. ``name`` is ``""`` when unnamed; ``target`` is a number, or a port's name."""
+    """One TCP port of a Service. ``name`` is ``""`` when unnamed; ``target`` is a number, or a port's name.
+
+    ``is_opaque``: its bytes are passed on as they are, whatever they say, because of the annotation
+    ``config.linkerd.io/opaque-ports`` of its Service or namespace, or because the port usually is. Not known before
+    all objects are seen.
+    """
 
     name: str
     port: Port
     target: Port | str
     protocol: Protocol
     transport: str = "TCP"
+    is_opaque: bool = False
+
+    @property
+    def is_routable(self) -> bool:
+        """Whether what comes in on it may be HTTP, as far as is known."""
+        return not self.is_opaque and self.protocol is not Protocol.OPAQUE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +54,8 @@ class Service:
 
     ``addresses``: ClusterIPs, IPv4 before IPv6 as listed; empty for headless, ExternalName and not yet allocated.
     ``selector``: sorted pairs; ``None`` when the Service has none. ``labels``, likewise sorted pairs.
-    ``families``: ``("IPv4",)``, ``("IPv6",)``, both, or ``()`` when not said.
+    ``families``: ``("IPv4",)``, ``("IPv6",)``, both, or ``()`` when not said. ``opaque``: the ports that its own
+    annotation lists, ``None`` when it has none.
     """
 
     ref: Ref
@@ -56,6 +69,7 @@ class Service:
     families: tuple[str, ...] = ()
     is_deleting: bool = False
     traffic: Traffic = field(default_factory=Traffic)
+    opaque: PortRanges | None = None
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -70,11 +84,13 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceObject:
-    """A namespace, with its labels and annotations as sorted pairs."""
+    """A namespace, with its labels and annotations as sorted pairs. ``opaque``: the ports that its annotation lists,
+    ``None`` when it has none."""
 
     ref: Ref
     labels: tuple[tuple[str, str], ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
+    opaque: PortRanges | None = None
     problems: tuple[Problem, ...] = ()
 
 
