@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import orjson
 import yaml
 from aiohttp import web
@@ -51,6 +52,7 @@ class Fault:
     times: int | None = None
     retry_after: int | None = None
     needs_token: bool = False
+    cause: str = ""
     hits: int = 0
 
     def takes(self, request: web.Request, plural: str, is_watch: bool) -> bool:
@@ -68,6 +70,7 @@ class Stream:
     resource: Resource
     namespace: str
     labels: str
+    fields: str = ""
     queue: asyncio.Queue[bytes | BaseException | None] = field(default_factory=asyncio.Queue)
     is_frozen: bool = False
 
@@ -88,6 +91,8 @@ class ApiServer:
         self._tokens: dict[str, tuple[int, list[Json]]] = {}
         self._serial = itertools.count(1)
         self._runner: web.AppRunner | None = None
+        self.reviews: dict[str, Callable[[Json], Json]] = {}
+        """What a review of a kind is answered, by its plural: it is asked, and nothing is stored."""
 
     async def __aenter__(self) -> "ApiServer":
         app = web.Application(client_max_size=2**24)
@@ -192,6 +197,8 @@ class ApiServer:
         raw, old = change.raw, change.old
         if stream.namespace not in ("", raw["metadata"].get("namespace")) or stream.is_frozen:
             return
+        if not has_fields(stream.fields, raw):
+            return
         was, matches = old is not None and selects(stream.labels, old), selects(stream.labels, raw)
         if change.word == "DELETED":
             matches = False
@@ -237,6 +244,8 @@ class ApiServer:
             if request.method != "GET":
                 self._log(request, resource, subresource, namespace, name, status.status)
             return status
+        if request.method == "POST" and (review := self.reviews.get(plural)) is not None:
+            return _json(review(orjson.loads(await request.read())))
         if resource is None or f"/{resource.version}/" not in f"{request.path}/":
             raise Refusal(404, "NotFound", "404 page not found")
         if request.method == "GET":
@@ -277,7 +286,10 @@ class ApiServer:
                 if fault.status == 0:
                     assert request.transport is not None
                     request.transport.abort()
-                answer = _json(status_object(fault.status or 500, "Injected"), fault.status or 500)
+                body = status_object(fault.status or 500, "Injected")
+                if fault.cause:
+                    body["details"] = {"causes": [{"reason": fault.cause}]}
+                answer = _json(body, fault.status or 500)
                 if fault.retry_after is not None:
                     answer.headers["Retry-After"] = str(fault.retry_after)
                 return answer
@@ -296,11 +308,21 @@ class ApiServer:
             case "PATCH" if "apply-patch" in content_type:
                 is_forced = request.query.get("force") == "true"
                 return self.cluster.apply(resource, key, body, manager, is_forced=is_forced)
+            case "PATCH" if "json-patch" in content_type:
+                return self._patch(resource, key, body, manager)
             case "PATCH" if "merge-patch" not in content_type:
                 raise Refusal(415, "UnsupportedMediaType")
             case method:
                 is_patch, is_status = method == "PATCH", subresource == "status"
                 return self.cluster.change(resource, key, body, manager, is_patch=is_patch, is_status=is_status)
+
+    def _patch(self, resource: Resource, key: tuple[str, str], steps: Any, manager: str) -> Json:
+        """JSON patch; an API server says 422 when a test fails (apiserver ``pkg/endpoints/handlers/patch.go``)."""
+        try:
+            raw = jsonpatch.apply_patch(self.cluster.existing(resource, *key), steps)
+        except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
+            raise Refusal(422, "Invalid", str(error)) from error
+        return self.cluster.put(resource, raw, manager=manager)
 
     def _list(self, request: web.Request, resource: Resource, namespace: str) -> Json:
         limit = int(request.query.get("limit") or 0)
@@ -314,7 +336,9 @@ class ApiServer:
             items = [
                 {k: v for k, v in raw.items() if resource.is_custom or k not in ("apiVersion", "kind")}
                 for raw in self.cluster.all(resource)
-                if namespace in ("", raw["metadata"].get("namespace")) and selects(labels, raw)
+                if namespace in ("", raw["metadata"].get("namespace"))
+                and selects(labels, raw)
+                and has_fields(request.query.get("fieldSelector", ""), raw)
             ]
         meta = {"resourceVersion": str(version)}
         if limit and len(items) > limit:
@@ -325,7 +349,9 @@ class ApiServer:
 
     async def _watch(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
         since = int(request.query.get("resourceVersion") or 0)
-        stream = Stream(resource, namespace, request.query.get("labelSelector", ""))
+        stream = Stream(
+            resource, namespace, request.query.get("labelSelector", ""), request.query.get("fieldSelector", "")
+        )
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         await answer.prepare(request)
         if since < self.cluster.oldest:
@@ -381,6 +407,12 @@ class ApiServer:
             for r in rows
         ]
         return {"kind": "APIResourceList", "groupVersion": f"{group}/{version}", "resources": listed}
+
+
+def has_fields(selector: str, raw: Json) -> bool:
+    """Return whether an object's name and namespace are as a field selector wants them; it knows no other fields."""
+    wanted = (pair.split("=", 1) for pair in selector.split(",") if pair)
+    return all(raw["metadata"].get(path.removeprefix("metadata.")) == value for path, value in wanted)
 
 
 def _json(body: Json, status: int = 200) -> web.Response:

@@ -30,6 +30,9 @@ FAST = Timing(
 )
 FAST_LEASE = LeaseTiming(duration=2.0, renew=1.5, retry=0.2)
 
+MESH = ("mw-mesh", "mw-trust-anchors")
+"""ConfigMaps that speak of identity, and of no Service."""
+
 ALLOWED = {
     ("apply", "ConfigMap", "meshwright"),
     ("apply", "EndpointSlice", "meshwright"),
@@ -87,7 +90,8 @@ def open_shop(server: ApiServer, count: int = 2) -> None:
 
 
 def units(server: ApiServer) -> list[str]:
-    return [raw["metadata"]["name"] for raw in server.cluster.all(UNIT)]
+    names = [raw["metadata"]["name"] for raw in server.cluster.all(UNIT)]
+    return [name for name in names if name not in MESH]
 
 
 def _our_conditions(server: ApiServer, name: str) -> list[Json]:

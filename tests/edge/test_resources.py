@@ -1,6 +1,15 @@
 """The table of places has every kind, once."""
 
-from meshwright.edge.resources import OUTPUTS, RESOURCES, ROUTES, SOURCES, VERSIONS
+from meshwright.edge.resources import (
+    LOCAL_OUTPUTS,
+    LOCAL_SOURCES,
+    OUTPUTS,
+    RESOURCES,
+    ROUTES,
+    SOURCES,
+    VERSIONS,
+    Role,
+)
 from meshwright.model.ref import Kind
 from meshwright.parse.kinds import KINDS
 
@@ -20,4 +29,11 @@ def test_every_kind_that_is_compiled_or_written_is_watched() -> None:
 
 def test_only_kinds_that_may_be_missing_are_custom() -> None:
     custom = {kind for kind, resource in RESOURCES.items() if resource.is_custom}
-    assert custom == {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.REFERENCE_GRANT, Kind.EXTERNAL_WORKLOAD}
+    routing = {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.REFERENCE_GRANT, Kind.EXTERNAL_WORKLOAD}
+    assert custom == routing | {Kind.ISSUER, Kind.CERTIFICATE}
+
+
+def test_secrets_are_read_one_by_one_in_the_control_planes_namespace() -> None:
+    assert Kind.SECRET not in {source.kind for source in SOURCES}
+    assert {source.role for source in LOCAL_SOURCES if source.kind is Kind.SECRET} == {Role.ISSUER, Role.BUNDLE}
+    assert {Kind.ISSUER, Kind.CERTIFICATE} == LOCAL_OUTPUTS

@@ -53,3 +53,18 @@ def test_what_is_kept_is_neither_wanted_nor_doomed() -> None:
     assert wanted.doomed([UNIT.ref, OTHER.ref]) == {OTHER.ref}
     wanted.update(Desired(units={UNIT: None}))
     assert wanted.doomed([UNIT.ref]) == {UNIT.ref}
+
+
+def test_what_no_round_speaks_of_outlives_every_round() -> None:
+    wanted = Wanted()
+    anchors, report, other = (
+        UnitName(SHOP, name).ref for name in ("mw-trust-anchors", "mw-mesh", "mw-trust-anchors-2")
+    )
+    wanted.update(Desired(units={UNIT: {"a": 1}}))
+    assert wanted.set_mesh({anchors: {"c": 1}, report: {"d": 1}}, frozenset({other})) == {anchors, report}
+    wanted.replace(Desired(units={OTHER: {"b": 1}}))
+    assert wanted.outputs == {OTHER.ref: {"b": 1}, anchors: {"c": 1}, report: {"d": 1}}
+    assert wanted.doomed([UNIT.ref, anchors, report, other]) == {UNIT.ref}
+    assert wanted.set_mesh({report: {"d": 1}}, frozenset({anchors})) == {anchors}
+    assert wanted.outputs == {OTHER.ref: {"b": 1}, report: {"d": 1}}
+    assert wanted.doomed([anchors, report, other]) == {other}

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from meshwright.edge.client import ApiError, Client, Unreachable
-from meshwright.edge.resources import OUTPUTS, RESOURCES
+from meshwright.edge.resources import LOCAL_OUTPUTS, OUTPUTS, RESOURCES
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
-from meshwright.emit.plan import Observed, make_plan
+from meshwright.emit.plan import Observed, is_request_current, make_plan
 from meshwright.model.config import FIELD_MANAGER
 from meshwright.model.desired import Desired, Json, UnitName
 from meshwright.model.ref import Kind, Ref, ServiceName
@@ -107,7 +107,7 @@ class Slots:
         if ref in self.in_flight:
             self._again.add(ref)
             return
-        if ref.kind in OUTPUTS:
+        if ref.kind in OUTPUTS or ref.kind in LOCAL_OUTPUTS:
             self._outputs.add(ref)
             self._queue(Urgency.OUTPUT, ref)
         elif not self._outputs:
@@ -249,6 +249,9 @@ class OutputWriter:
         try:
             raw = await self._client.apply(resource, manifest, manager=FIELD_MANAGER)
         except ApiError as error:
+            if is_namespace_ending(error):
+                log.debug("%s: not written, its namespace ends", ref)
+                return
             if error.status != 409:
                 raise
             log.warning("%s: somebody else edited it, written over: %s", ref, error)
@@ -275,10 +278,21 @@ class OutputWriter:
             raise NotLeader
 
 
+def is_namespace_ending(error: ApiError) -> bool:
+    """Return whether a write was refused because the object's namespace is being deleted.
+
+    Source: kubernetes/apiserver ``pkg/admission/plugin/namespace/lifecycle/admission.go`` Admit: 403 with this cause.
+    """
+    causes = (error.body.get("details") or {}).get("causes") or ()
+    return error.status == 403 and any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
 def is_current(ref: Ref, wanted: Json, seen: Json | None) -> bool:
     """Return whether applying ``wanted`` would change nothing of ours in ``seen``."""
     if seen is None:
         return False
+    if ref.kind in LOCAL_OUTPUTS:
+        return is_request_current(wanted, seen)
     if ref.kind is Kind.CONFIG_MAP:
         unit = UnitName(ref.namespace, ref.name)
         return make_plan(Desired(units={unit: wanted}), Observed(units={unit: seen})).is_empty

@@ -6,7 +6,7 @@ kubernetes-asyncio gives configuration, TLS and authentication. Bodies go past i
 the JSON itself, and fields they do not know vanish on the way.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -29,6 +29,7 @@ SILENCE_SECONDS = 90.0
 """The API server sends a bookmark about every minute; a stream that says nothing for longer is dead."""
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+JSON_PATCH = "application/json-patch+json"
 PLAIN_JSON = "application/json"
 
 
@@ -235,12 +236,25 @@ class Client:
         """Return one object."""
         return await self._call("GET", resource.path(namespace, name), seconds=seconds)
 
+    async def get_raw(self, path: str, *, seconds: float = CALL_SECONDS) -> tuple[bytes, Mapping[str, str]]:
+        """Return what the server answers at ``path``, which may have a query, and the answer's headers."""
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        async with self._request("GET", path, timeout=timeout) as answer:
+            return await answer.read(), answer.headers
+
     async def create(
-        self, resource: Resource, manifest: Mapping[str, Any], *, manager: str, seconds: float = CALL_SECONDS
+        self,
+        resource: Resource,
+        manifest: Mapping[str, Any],
+        *,
+        manager: str,
+        seconds: float = CALL_SECONDS,
+        is_dry_run: bool = False,
     ) -> Json:
-        """Create an object (or ask a review) and return the server's answer."""
+        """Create an object (or ask a review) and return the server's answer. ``is_dry_run``: nothing is stored."""
         path = resource.path((manifest.get("metadata") or {}).get("namespace") or "")
-        return await self._call("POST", path, query=_query(fieldManager=manager), body=manifest, seconds=seconds)
+        query = _query(fieldManager=manager, dryRun="All" if is_dry_run else "")
+        return await self._call("POST", path, query=query, body=manifest, seconds=seconds)
 
     async def replace(
         self, resource: Resource, manifest: Mapping[str, Any], *, manager: str, seconds: float = CALL_SECONDS
@@ -280,6 +294,13 @@ class Client:
         path = resource.path(namespace, name, "status")
         return await self._call("PATCH", path, query=_query(fieldManager=manager), body=body, content_type=MERGE_PATCH)
 
+    async def patch_json(
+        self, resource: Resource, namespace: str, name: str, steps: Sequence[Mapping[str, Any]], *, manager: str
+    ) -> Json:
+        """Change an object by RFC 6902's steps, all or none, and return it. Raises `ApiError` 422 when a test fails."""
+        path = resource.path(namespace, name)
+        return await self._call("PATCH", path, query=_query(fieldManager=manager), body=steps, content_type=JSON_PATCH)
+
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "") -> None:
         """Delete an object: only the one with this ``uid``, when given (else `ApiError` 409)."""
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
@@ -309,7 +330,7 @@ class Client:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         content_type: str = PLAIN_JSON,
         seconds: float = CALL_SECONDS,
     ) -> Json:
@@ -327,7 +348,7 @@ class Client:
         *,
         timeout: aiohttp.ClientTimeout,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         content_type: str = PLAIN_JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": PLAIN_JSON, "User-Agent": f"meshwright/{__version__}"}

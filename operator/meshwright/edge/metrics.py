@@ -82,6 +82,24 @@ class _Look(Collector):
         for labels, count in sorted(tally.items()):
             problems.add_metric(labels, count)
         yield problems
+        yield from self._identity()
+
+    def _identity(self) -> Iterable[Metric]:
+        verdict = self._replica.identity.verdict
+        end = GaugeMetricFamily(f"{PREFIX}_issuer_not_after_seconds", "When the issuer of identities ends, Unix time.")
+        if verdict.issuer is not None:
+            end.add_metric([], verdict.issuer.not_after.timestamp())
+        ends = GaugeMetricFamily(
+            f"{PREFIX}_anchor_not_after_seconds", "When a trust anchor ends, Unix time.", labels=["fingerprint"]
+        )
+        for anchor in verdict.anchors:
+            ends.add_metric([anchor.fingerprint], anchor.not_after.timestamp())
+        problems = GaugeMetricFamily(
+            f"{PREFIX}_identity_problems", "What is wrong with the mesh's identity.", labels=["reason"]
+        )
+        for reason, count in sorted(Tally(problem.reason.value for problem in verdict.problems).items()):
+            problems.add_metric([reason], count)
+        yield from (end, ends, problems)
 
     def _kinds(self) -> Iterable[Metric]:
         states = GaugeMetricFamily(f"{PREFIX}_kind_state", "1 for the state a kind is in.", labels=["kind", "state"])
@@ -106,14 +124,14 @@ class _Look(Collector):
             },
         }
         now = time.monotonic()
-        for kind, reflector in self._replica.reflectors.items():
+        for kind, reflector in self._replica.all_reflectors.items():
             for state in State:
-                states.add_metric([kind.word, state.value], reflector.state is state)
-            families["objects"].add_metric([kind.word], len(reflector))
+                states.add_metric([kind, state.value], reflector.state is state)
+            families["objects"].add_metric([kind], len(reflector))
             age = now - reflector.heard_at if reflector.heard_at else -1.0
-            families["heard_age_seconds"].add_metric([kind.word], age)
+            families["heard_age_seconds"].add_metric([kind], age)
             for name in counters:
-                families[name].add_metric([kind.word], getattr(reflector, name))
+                families[name].add_metric([kind], getattr(reflector, name))
         yield states
         yield from families.values()
 

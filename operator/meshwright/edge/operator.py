@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshwright.edge.client import Client, connect
 from meshwright.edge.http import make_app, serving
+from meshwright.edge.identity_flags import add_identity_arguments, read_identity_arguments
 from meshwright.edge.lease import Lease, LeaseTiming
 from meshwright.edge.life import Life
 from meshwright.edge.logs import set_up_logs
@@ -20,12 +21,16 @@ from meshwright.edge.loop import Rounds, Slices
 from meshwright.edge.metrics import Metrics
 from meshwright.edge.replica import Replica
 from meshwright.edge.watch import Timing
+from meshwright.edge.webhook_certificate import WebhookCertificate
 from meshwright.model.config import Config
 from meshwright.model.units import Namespace
+from meshwright.parse.bundle_source import BundleSource
 from meshwright.parse.kinds import parse_object
 from meshwright.pipeline import Compiler
 
 log = logging.getLogger(__name__)
+
+Worker = Callable[[], Coroutine[None, None, None]]
 
 LEASE_NAME = "meshwright-operator"
 METRICS_PORT = 9464
@@ -44,6 +49,9 @@ class Options:
     has_election: bool = True
     metrics_host: str = "0.0.0.0"
     metrics_port: int = METRICS_PORT
+    config: Config = field(default_factory=Config)
+    bundle: BundleSource | None = None
+    webhook_certificate: str = "none"
     timing: Timing = field(default_factory=Timing)
     lease_timing: LeaseTiming = field(default_factory=LeaseTiming)
 
@@ -58,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed")
     add("--namespace", "meshwright", "the control plane's own namespace")
+    add_identity_arguments(add)
     add("--lease-name", LEASE_NAME, "the Lease whose holder writes")
     add("--lease-namespace", "", "the Lease's namespace, if it is not the control plane's")
     add("--metrics-port", str(METRICS_PORT), "port of /metrics, /healthz and /readyz", type=int)
@@ -77,6 +86,11 @@ def run(args: argparse.Namespace) -> int:
         ExceptionGroup: a bug; what was watched and written by then is as good as ever.
     """
     set_up_logs(style=args.log_format, level=args.log_level)
+    try:
+        config, bundle = read_identity_arguments(args)
+    except ValueError as error:
+        log.error("cannot start: %s", error)
+        return 2
     options = Options(
         kubeconfig=args.kubeconfig or None,
         namespace=args.namespace,
@@ -84,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
         lease_namespace=args.lease_namespace,
         has_election=not args.no_leader_election,
         metrics_port=int(args.metrics_port),
+        config=config,
+        bundle=bundle,
+        webhook_certificate=args.webhook_certificate,
     )
     return asyncio.run(_run_until_signal(options))
 
@@ -113,7 +130,7 @@ async def serve(
         OSError: the port is taken.
         ExceptionGroup: a bug in a reflector or the loop.
     """
-    config = Config(namespace=Namespace(options.namespace))
+    config = replace(options.config, namespace=Namespace(options.namespace))
     home = asyncio.get_running_loop()
     metrics = Metrics()
 
@@ -133,6 +150,8 @@ async def serve(
             may_write=lease.may_write if lease else lambda: True,
             metrics=metrics,
             timing=options.timing,
+            config=config,
+            bundle=options.bundle,
         )
 
         def told(is_held: bool) -> None:
@@ -153,7 +172,7 @@ async def serve(
         port = await stack.enter_async_context(serving(app, options.metrics_host, options.metrics_port))
         life = Life(login=client.login, defined=defined, restarted=metrics.count_restart)
         life.start()
-        work = asyncio.create_task(replica.run())
+        work = asyncio.create_task(_run_all(_make_workers(options, client, replica, lease)))
         stack.push_async_callback(_cancel, work)
         if lease is None:
             told(True)
@@ -169,6 +188,25 @@ async def serve(
             if lease is not None:
                 await asyncio.to_thread(lease.stop)
     log.info("stopped")
+
+
+def _make_workers(options: Options, client: Client, replica: Replica, lease: Lease | None) -> tuple[Worker, ...]:
+    """Return what runs for as long as the process does."""
+    if options.webhook_certificate == "none":
+        return (replica.run,)
+    certificate = WebhookCertificate(
+        client=client,
+        namespace=options.namespace,
+        may_write=lambda: replica.slots.is_open and (lease is None or lease.may_write()),
+        makes=options.webhook_certificate == "operator",
+    )
+    return replica.run, certificate.run
+
+
+async def _run_all(workers: tuple[Worker, ...]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for worker in workers:
+            group.create_task(worker())
 
 
 def make_rounds(config: Config) -> Rounds:

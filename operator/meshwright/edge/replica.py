@@ -11,16 +11,28 @@ import time
 from collections.abc import Callable, Iterable
 
 from meshwright.edge.apply import OutputWriter, Slots
-from meshwright.edge.client import Client
+from meshwright.edge.client import Client, Json
 from meshwright.edge.guard import Guard
 from meshwright.edge.loop import Loop, Round, Rounds
+from meshwright.edge.mesh_identity import MeshIdentity, Verdict, is_mesh_output
 from meshwright.edge.metrics import Metrics
-from meshwright.edge.resources import RESOURCES, ROUTES, SOURCES, VERSIONS
+from meshwright.edge.resources import (
+    LOCAL_OUTPUTS,
+    LOCAL_SOURCES,
+    RESOURCES,
+    ROUTES,
+    SOURCES,
+    VERSIONS,
+    LocalSource,
+    Role,
+)
 from meshwright.edge.status_writer import StatusWriter
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
-from meshwright.edge.watch import Reflector, State, Timing
+from meshwright.edge.watch import Put, Reflector, State, Timing
+from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY, Config
 from meshwright.model.ref import Kind, Ref
+from meshwright.parse.bundle_source import BundleSource
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +55,13 @@ class Replica:
         may_write: Callable[[], bool],
         metrics: Metrics,
         timing: Timing | None = None,
+        config: Config | None = None,
+        bundle: BundleSource | None = None,
     ) -> None:
         self._client = client
+        self._config = config or Config()
+        self._bundle = bundle
+        self._timing = timing
         self._rounds = rounds
         self._may_write = may_write
         self._metrics = metrics
@@ -74,29 +91,47 @@ class Replica:
             may_write=may_write,
             wrote=metrics.count_write,
         )
-        self.slots = Slots(
-            write=lambda ref: (statuses if ref.kind in ROUTES else outputs).write(ref), failed=self._failed
-        )
+        self._outputs, self._statuses = outputs, statuses
+        self.slots = Slots(write=self._write, failed=self._failed)
         self.reflectors: dict[Kind, Reflector] = {
             source.kind: Reflector(
                 client=client,
                 kind=source.kind,
                 resource=RESOURCES[source.kind],
                 versions=VERSIONS[source.kind],
-                put=self.store.put,
+                put=self._put,
                 changed=self._changed,
                 labels=source.labels,
                 timing=timing,
             )
             for source in SOURCES
         }
+        self.named: dict[Role, Reflector] = {}
+        """The reflectors of single objects."""
+        for source in LOCAL_SOURCES:
+            self._follow_local(source)
+        self.identity = MeshIdentity(
+            self._config,
+            bundle,
+            may_judge=lambda: all(
+                found.relists or found.state in (State.ABSENT, State.FORBIDDEN) for found in self._of_identity()
+            ),
+            has_cert_manager=lambda: self.reflectors[Kind.CERTIFICATE].state is not State.ABSENT,
+            unread=lambda: [
+                f"the {role.value} may not be read: {reflector.reason}"
+                for role, reflector in self.named.items()
+                if reflector.state is State.FORBIDDEN
+            ],
+            publish=self._publish_identity,
+        )
         metrics.observe(self)
 
     async def run(self) -> None:
         """Watch and compile until cancelled. Raises only for a bug."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.loop.run())
-            for reflector in self.reflectors.values():
+            group.create_task(self.identity.run())
+            for reflector in self.all_reflectors.values():
                 group.create_task(reflector.run())
 
     async def stop(self, seconds: float) -> None:
@@ -112,8 +147,14 @@ class Replica:
 
     @property
     def is_settled(self) -> bool:
-        """Whether every kind is known in full, or known not to be there."""
-        return all(reflector.state.is_settled for reflector in self.reflectors.values())
+        """Whether every kind that is compiled or made of it is known in full, or known not to be there."""
+        return all(self.reflectors[source.kind].state.is_settled for source in SOURCES)
+
+    @property
+    def all_reflectors(self) -> dict[str, Reflector]:
+        """All reflectors, by what they follow, in words."""
+        kinds = {kind.word: reflector for kind, reflector in self.reflectors.items()}
+        return kinds | {f"{found.kind.word} ({role.value})": found for role, found in self.named.items()}
 
     @property
     def left_out(self) -> tuple[Ref, ...]:
@@ -124,8 +165,8 @@ class Replica:
         """Return what is stuck; no answer from the API server is no fault of ours."""
         now = time.monotonic()
         found = [
-            f"the reflector of {kind.word} is stuck"
-            for kind, reflector in self.reflectors.items()
+            f"the reflector of {name} is stuck"
+            for name, reflector in self.all_reflectors.items()
             if now - reflector.active_at > STILL_SECONDS
         ]
         if self.loop.busy_since is not None and now - self.loop.busy_since > ROUND_SECONDS:
@@ -135,8 +176,8 @@ class Replica:
     def unsettled(self) -> list[str]:
         """Return why each kind that is not known in full is not."""
         return [
-            f"{kind.word}: {reflector.state.value} {reflector.reason}".strip()
-            for kind, reflector in self.reflectors.items()
+            f"{name}: {reflector.state.value} {reflector.reason}".strip()
+            for name, reflector in self.all_reflectors.items()
             if not reflector.state.is_settled
         ]
 
@@ -158,6 +199,60 @@ class Replica:
             if (where.group, where.plural) == (group, plural) and reflector.state is not expected:
                 log.info("%s: its definition %s", reflector.kind.word, "is there" if is_there else "went")
                 reflector.poke()
+
+    def _follow_local(self, source: LocalSource) -> None:
+        """Make the reflector of a row of the control plane's namespace, if the settings need it."""
+        put: Put = self._put
+        fields = ""
+        if source.role is Role.ISSUER:
+            put, fields = self._put_issuer, f"metadata.name={self._config.issuer_secret}"
+        elif source.role is Role.BUNDLE:
+            if self._bundle is None or self._bundle.kind is not source.kind:
+                return
+            put, fields = self._put_bundle, f"metadata.name={self._bundle.name}"
+        reflector = Reflector(
+            client=self._client,
+            kind=source.kind,
+            resource=RESOURCES[source.kind],
+            put=put,
+            changed=self._changed,
+            namespace=self._config.namespace,
+            labels="" if source.role else f"{LABEL_MANAGED_BY}={FIELD_MANAGER}",
+            fields=fields,
+            timing=self._timing,
+        )
+        if source.role is None:
+            self.reflectors[source.kind] = reflector
+        else:
+            self.named[source.role] = reflector
+
+    def _of_identity(self) -> list[Reflector]:
+        kinds = (Kind.NAMESPACE, *sorted(LOCAL_OUTPUTS))
+        return [*(self.reflectors[kind] for kind in kinds), *self.named.values()]
+
+    def _put(self, ref: Ref, raw: Json | None) -> None:
+        if ref.kind is Kind.NAMESPACE:
+            self.identity.put_namespace(ref, raw)
+        elif ref.kind is Kind.CERTIFICATE:
+            self.identity.put_certificate(ref, raw)
+        self.store.put(ref, raw)
+
+    def _put_issuer(self, _: Ref, raw: Json | None) -> None:
+        self.identity.put_issuer(raw)
+
+    def _put_bundle(self, _: Ref, raw: Json | None) -> None:
+        self.identity.put_bundle(raw)
+
+    async def _write(self, ref: Ref) -> None:
+        if ref.kind in LOCAL_OUTPUTS and self.reflectors[ref.kind].state is State.ABSENT:
+            return  # it gets another turn once the kind is there
+        await (self._statuses if ref.kind in ROUTES else self._outputs).write(ref)
+
+    def _publish_identity(self, verdict: Verdict) -> None:
+        touched = self.wanted.set_mesh(verdict.outputs, verdict.kept)
+        if not self._is_stopping:
+            self._give_turns(touched)
+            self._review(is_second_look=False)
 
     def _take(self) -> dict[Ref, dict[str, object] | None]:
         self._is_fresh = self._is_leading
@@ -197,6 +292,8 @@ class Replica:
     def _review(self, *, is_second_look: bool) -> None:
         if self.is_compiled:
             doomed = self.wanted.doomed(self.store.outputs)
+            if not self.identity.is_judged or not all(found.state.is_settled for found in self._of_identity()):
+                doomed = frozenset(ref for ref in doomed if not is_mesh_output(ref))
             self._give_turns(
                 self.guard.review(doomed, self.store.outputs, is_settled=self.is_settled, is_second_look=is_second_look)
             )
@@ -215,6 +312,9 @@ class Replica:
         level = logging.INFO if reflector.state.is_settled else logging.WARNING
         log.log(level, "%s: %s %s", reflector.kind.word, reflector.state.value, reflector.reason)
         self._review(is_second_look=False)
+        if reflector.kind in LOCAL_OUTPUTS:
+            self._give_turns(ref for ref in self.wanted.outputs if ref.kind is reflector.kind)
+        self.identity.stir()
         self.loop.stir()
 
     def _failed(self, ref: Ref, error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 
 from meshwright.edge.client import Resource
@@ -12,6 +13,9 @@ from meshwright.parse.kinds import KINDS
 _OTHERS = (
     Resource(group="", version="v1", plural="pods", kind="Pod"),
     Resource(group="", version="v1", plural="configmaps", kind="ConfigMap"),
+    Resource(group="", version="v1", plural="secrets", kind="Secret"),
+    Resource(group="cert-manager.io", version="v1", plural="issuers", kind="Issuer", is_custom=True),
+    Resource(group="cert-manager.io", version="v1", plural="certificates", kind="Certificate", is_custom=True),
     Resource(group="discovery.k8s.io", version="v1", plural="endpointslices", kind="EndpointSlice"),
 )
 
@@ -55,10 +59,41 @@ SOURCES = (
     Source(kind=Kind.CONFIG_MAP, labels=LABEL_UNIT, is_input=False),
     Source(kind=Kind.ENDPOINT_SLICE, labels=f"{LABEL_MANAGED_BY}={FIELD_MANAGER}", is_input=False),
 )
-"""What the operator watches."""
+"""What the operator watches in all namespaces."""
+
+
+class Role(Enum):
+    """What one object that settings name is to the operator."""
+
+    ISSUER = "issuer"
+    BUNDLE = "trust bundle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSource:
+    """A kind the operator watches in the control plane's own namespace only.
+
+    ``role``: one object, whose name is a setting; ``None``: our own outputs, by their label.
+    """
+
+    kind: Kind
+    role: Role | None = None
+
+
+LOCAL_SOURCES = (
+    LocalSource(kind=Kind.SECRET, role=Role.ISSUER),
+    LocalSource(kind=Kind.CONFIG_MAP, role=Role.BUNDLE),
+    LocalSource(kind=Kind.SECRET, role=Role.BUNDLE),
+    LocalSource(kind=Kind.ISSUER),
+    LocalSource(kind=Kind.CERTIFICATE),
+)
+"""What the operator watches in the control plane's namespace; of the two bundles, the one that is configured."""
 
 ROUTES = frozenset(row.kind for row in KINDS.values() if row.has_status)
 """The kinds whose status we write."""
 
 OUTPUTS = frozenset(source.kind for source in SOURCES if not source.is_input)
-"""The kinds whose objects we make."""
+"""The kinds whose objects we make, in any namespace."""
+
+LOCAL_OUTPUTS = frozenset(source.kind for source in LOCAL_SOURCES if source.role is None)
+"""The kinds whose objects we make in the control plane's namespace only."""

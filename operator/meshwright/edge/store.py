@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshwright.edge.client import Json
-from meshwright.edge.resources import OUTPUTS, ROUTES
+from meshwright.edge.resources import LOCAL_OUTPUTS, OUTPUTS, ROUTES
 from meshwright.edge.watch import is_older
 from meshwright.emit.slices import LABEL_SERVICE
 from meshwright.model.ref import Kind, Ref, ServiceName
@@ -49,7 +49,7 @@ class Store:
 
     def put(self, ref: Ref, raw: Json | None) -> None:
         """Take a change from a reflector: the object as it is now, ``None`` when it is gone."""
-        if ref.kind in OUTPUTS:
+        if ref.kind in OUTPUTS or ref.kind in LOCAL_OUTPUTS:
             if self._put_output(ref, raw):
                 self._touch(ref)
         elif ref.kind in ROUTES:
@@ -73,7 +73,7 @@ class Store:
 
     def wrote(self, ref: Ref, raw: Json) -> None:
         """Take the answer to a write of ours, so that no plan is made from what was there before it."""
-        if ref.kind in OUTPUTS:
+        if ref.kind in OUTPUTS or ref.kind in LOCAL_OUTPUTS:
             raw["metadata"].pop("managedFields", None)
             self._put_output(ref, raw)
         elif ref in self.routes and self._is_news(self.routes[ref].resource_version, raw):

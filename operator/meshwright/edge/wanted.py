@@ -13,6 +13,7 @@ class Wanted:
     """All outputs, statuses and problems by ref.
 
     ``slices`` says which EndpointSlices are there for a Service; ``kept`` which outputs stay as they are stored.
+    ``mesh`` and ``mesh_kept``: those of the outputs, and of what stays, that no round speaks of.
     """
 
     outputs: dict[Ref, Json] = field(default_factory=dict)
@@ -20,6 +21,8 @@ class Wanted:
     problems: dict[Ref, tuple[Problem, ...]] = field(default_factory=dict)
     slices: dict[ServiceName, frozenset[Ref]] = field(default_factory=dict)
     kept: set[Ref] = field(default_factory=set)
+    mesh: Mapping[Ref, Json] = field(default_factory=dict)
+    mesh_kept: frozenset[Ref] = frozenset()
 
     def update(self, desired: Desired) -> set[Ref]:
         """Take a part of what should be; return the outputs and routes it speaks of."""
@@ -50,7 +53,20 @@ class Wanted:
         touched = {*self.outputs, *self.statuses}
         for part in (self.outputs, self.statuses, self.problems, self.slices, self.kept):
             part.clear()
+        self.outputs.update(self.mesh)
+        self.kept.update(self.mesh_kept)
         return touched | self.update(desired)
+
+    def set_mesh(self, outputs: Mapping[Ref, Json], kept: frozenset[Ref]) -> set[Ref]:
+        """Take the outputs that no round speaks of, and what stays as stored; return those that may need a write."""
+        touched = {ref for ref in {*self.mesh, *outputs} if self.mesh.get(ref) != outputs.get(ref)}
+        for ref in self.mesh:
+            self.outputs.pop(ref, None)
+        self.kept -= self.mesh_kept
+        self.outputs.update(outputs)
+        self.kept |= kept
+        self.mesh, self.mesh_kept = outputs, kept
+        return touched
 
     def _set_slices(self, service: ServiceName, manifests: Mapping[str, Json]) -> set[Ref]:
         refs = {name: Ref(Kind.ENDPOINT_SLICE, service.namespace, name) for name in manifests}

@@ -100,8 +100,8 @@ class Reflector:
     """Tells ``put`` every object of a kind, and every change after that, for as long as `run` runs.
 
     ``resource`` is where it is served, ``versions`` where it may be instead: the first that is served is taken.
-    ``labels`` is a label selector (an object that stops matching is told as gone). ``project`` may shrink each object
-    before it is told; it must leave name, namespace, uid and resourceVersion.
+    ``namespace``: the only one, ``""`` for all. ``labels``, ``fields``: selectors (what no longer matches is gone).
+    ``project`` may shrink each object before it is told; it must leave name, namespace, uid and resourceVersion.
     ``changed`` is called after each change of `state`. Everything happens in one event loop.
 
     >>> reflector = Reflector(client=client, kind=Kind.SERVICE, resource=SERVICES, put=store.put)
@@ -118,6 +118,7 @@ class Reflector:
         versions: tuple[Resource, ...] = (),
         put: Put,
         changed: Callable[["Reflector"], None] | None = None,
+        namespace: str = "",
         labels: str = "",
         fields: str = "",
         project: Callable[[Json], Json] = drop_managed_fields,
@@ -130,6 +131,7 @@ class Reflector:
         self._client = client
         self._put = put
         self._changed = changed
+        self._namespace = namespace
         self._labels = labels
         self._fields = fields
         self._project = project
@@ -287,7 +289,9 @@ class Reflector:
 
     async def _page(self, token: str) -> Page:
         try:
-            return await self._client.list_page(self.resource, labels=self._labels, fields=self._fields, token=token)
+            return await self._client.list_page(
+                self.resource, namespace=self._namespace, labels=self._labels, fields=self._fields, token=token
+            )
         except ApiError as error:
             if error.status == 410:
                 raise _Expired from error
@@ -301,6 +305,7 @@ class Reflector:
             async with self._client.watch(
                 self.resource,
                 resource_version=self._version,
+                namespace=self._namespace,
                 labels=self._labels,
                 fields=self._fields,
                 seconds=max(1, round(min(self._rng.uniform(low, high), left))),

@@ -94,6 +94,25 @@ def _is_unit_current(wanted: Json, observed: Mapping[str, Any] | None) -> bool:
     )
 
 
+def is_request_current(wanted: Json, observed: Mapping[str, Any]) -> bool:
+    """Return whether applying an object with a spec would change nothing that is ours: all we say of it is so.
+
+    By the hash, too: a field that we no longer write is still there, and still ours.
+    """
+    ours, stored = wanted["metadata"], observed.get("metadata") or {}
+    return (
+        ours["annotations"][ANNOTATION_HASH] == (stored.get("annotations") or {}).get(ANNOTATION_HASH)
+        and ours["labels"].items() <= (stored.get("labels") or {}).items()
+        and _is_within(wanted["spec"], observed.get("spec"))
+    )
+
+
+def _is_within(wanted: object, observed: object) -> bool:
+    if isinstance(wanted, Mapping) and isinstance(observed, Mapping):
+        return all(_is_within(value, observed.get(key)) for key, value in wanted.items())
+    return wanted == observed
+
+
 def _uid(manifest: Mapping[str, Any]) -> str:
     uid: str = manifest.get("metadata", {}).get("uid", "")
     return uid
