@@ -33,7 +33,7 @@ class Shelf:
     def names(self, kind: TypeUrl) -> list[str]:
         return [name for each, name in self.resources if each is kind]
 
-    def variant(self, kind: TypeUrl, name: str, namespace: str) -> str:
+    def variant(self, kind: TypeUrl, name: str, proxy: Proxy) -> str:
         return ""
 
     def make(self, kind: TypeUrl, name: str, variant: str) -> Json | None:

@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from ipaddress import ip_network
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
 
 import orjson
 from aiohttp import web
@@ -16,12 +18,19 @@ from prometheus_client.exposition import generate_latest
 from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
 from meshwright.edge.delivered import UNIT_SELECTOR, Delivery
 from meshwright.edge.http import make_app, serving
+from meshwright.edge.identity import Identity, IdentityOptions
 from meshwright.edge.logs import set_up_logs
 from meshwright.edge.resources import RESOURCES
-from meshwright.edge.watch import Reflector
+from meshwright.edge.roster import Roster
+from meshwright.edge.watch import Reflector, drop_managed_fields
 from meshwright.edge.xds import serve_hub
+from meshwright.model.identity import TrustDomain
 from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, ProxySettings
-from meshwright.model.ref import Kind
+from meshwright.model.ref import Kind, Ref
+from meshwright.model.units import Namespace
+from meshwright.parse.bundle_source import BundleSource, parse_bundle_source
+from meshwright.parse.duration import parse_millis
+from meshwright.parse.pod import trim_pod
 
 __all__ = ["Delivery", "add_arguments", "deliver", "run", "serve"]
 
@@ -31,44 +40,85 @@ SERVICE_CIDRS = Resource(
     group="networking.k8s.io", version="v1", plural="servicecidrs", kind="ServiceCIDR", is_namespaced=False
 )
 _RANGES_SECONDS = 60.0
+_RANGES = "MESHWRIGHT_SERVICE_CIDR"
 _SHOWN = 20
-WATCHED = ((Kind.CONFIG_MAP, UNIT_SELECTOR), (Kind.SERVICE, ""), (Kind.ENDPOINT_SLICE, ""))
+_SHORTEST = timedelta(seconds=30)
+WATCHED = (
+    (Kind.CONFIG_MAP, UNIT_SELECTOR),
+    (Kind.SERVICE, ""),
+    (Kind.ENDPOINT_SLICE, ""),
+    (Kind.POD, ""),
+    (Kind.NAMESPACE, ""),
+)
 """What delivery watches, with the label selector for each."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of ``meshwright xds``."""
-    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as a pod in it)")
-    parser.add_argument("--host", default="0.0.0.0", help="where to listen for proxies (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=15010, help="port for proxies, gRPC (default: %(default)s)")
-    parser.add_argument(
-        "--metrics-port", type=int, default=15014, help="port of /metrics, /healthz, /readyz (default: %(default)s)"
-    )
+    """Add the flags of ``meshwright xds``; each can be set in the environment as ``MESHWRIGHT_<FLAG>``."""
+
+    def add(flag: str, default: str, text: str, **more: object) -> None:
+        variable = _variable(flag)
+        value = os.environ.get(variable, default)
+        parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
+
+    add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed", metavar="FILE")
+    add("--host", "0.0.0.0", "where to listen for proxies")
+    add("--port", "15010", "port for proxies, gRPC", type=int)
+    add("--metrics-port", "15014", "port of /metrics, /healthz, /readyz", type=int)
     parser.add_argument(
         "--service-cidr",
         action="append",
         type=_cidr,
         metavar="CIDR",
         help="a range that ClusterIPs are taken from; repeat for more; used where the API server has no ServiceCIDR "
-        f"objects (default: {' '.join(DEFAULT_SERVICE_RANGES)})",
+        f"objects (${_RANGES}, with commas; default: {' '.join(DEFAULT_SERVICE_RANGES)})",
     )
-    parser.add_argument(
+    add(
         "--linger",
+        "30",
+        "how long proxies keep routes, clusters and endpoints that are gone",
         type=float,
-        default=30.0,
         metavar="SECONDS",
-        help="how long proxies keep routes, clusters and endpoints that are gone (default: %(default)s)",
     )
-    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="(default: %(default)s)")
+    add("--namespace", "meshwright", "the control plane's own namespace")
+    add("--trust-domain", "cluster.local", "the root that the names of workloads hang from")
+    add("--issuer-secret", "meshwright-identity-issuer", "the Secret with the issuer of identities")
+    add(
+        "--trust-bundle",
+        "",
+        "where the trust anchors are: configmap/NAME[/KEY] or secret/NAME[/KEY]; none: in the issuer's Secret",
+        type=_bundle,
+    )
+    add("--leaf-lifetime", "24h", "how long a workload's certificate is valid", type=_lifetime)
+    add("--signing-port", "15012", "port where pods have their keys certified, HTTPS", type=int)
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)"
+        "--plaintext",
+        action="store_true",
+        default=os.environ.get(_variable("--plaintext"), "").lower() in ("1", "true"),
+        help="no identity and no TLS at all; only on a loopback address",
     )
+    add("--log-format", "text", "how log lines look", choices=("text", "json"))
+    add("--log-level", "info", "the least level that is logged", choices=("debug", "info", "warning", "error"))
+
+
+def find_fault(args: argparse.Namespace) -> str:
+    """Return why flags and environment cannot be followed, ``""`` when they can."""
+    if args.plaintext and not _is_loopback(args.host):
+        return "--plaintext is for loopback addresses only; write --host 127.0.0.1"
+    try:
+        _ranges(args)
+    except argparse.ArgumentTypeError as error:
+        return f"${_RANGES}: {error}"
+    return ""
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 1 when there is no way to an API server, or a port is
-    taken."""
+    taken, or nothing would be encrypted where others can listen."""
     set_up_logs(style=args.log_format, level=args.log_level)
+    if fault := find_fault(args):
+        log.error("cannot start: %s", fault)
+        return 1
     is_started = True
     try:
         asyncio.run(_run(args))
@@ -84,9 +134,19 @@ async def _run(args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    settings = ProxySettings(service_ranges=tuple(args.service_cidr or DEFAULT_SERVICE_RANGES))
+    trust = TrustDomain(name=args.trust_domain, control_plane=Namespace(args.namespace))
+    identity = IdentityOptions(
+        trust=trust,
+        issuer_secret=args.issuer_secret,
+        bundle=args.trust_bundle,
+        leaf_lifetime=args.leaf_lifetime,
+        signing_port=args.signing_port,
+    )
+    settings = ProxySettings(
+        service_ranges=_ranges(args) or DEFAULT_SERVICE_RANGES, trust=None if args.plaintext else trust
+    )
     async with (
-        await connect(args.kubeconfig) as client,
+        await connect(args.kubeconfig or None) as client,
         deliver(
             client,
             settings,
@@ -94,6 +154,7 @@ async def _run(args: argparse.Namespace) -> None:
             port=args.port,
             metrics_port=args.metrics_port,
             linger=args.linger,
+            identity=None if args.plaintext else identity,
         ),
     ):
         await stop.wait()
@@ -102,24 +163,49 @@ async def _run(args: argparse.Namespace) -> None:
 
 @asynccontextmanager
 async def deliver(
-    client: Client, settings: ProxySettings, *, host: str, port: int, metrics_port: int, linger: float
+    client: Client,
+    settings: ProxySettings,
+    *,
+    host: str,
+    port: int,
+    metrics_port: int,
+    linger: float,
+    identity: IdentityOptions | None = None,
 ) -> AsyncIterator[asyncio.Event]:
     """Deliver what ``client``'s API server has while the context lasts. Yields an event: set once proxies are served.
 
-    Proxies are not served before everything is known: half of the Services would cut off the other half. At the end
-    it first says that it is not ready, then ends all streams.
+    Proxies are not served before everything is known: half of the Services would cut off the other half; nor before
+    there is an issuer that may sign. ``identity`` ``None``: anybody is served, without TLS. At the end it first says
+    that it is not ready, then ends all streams.
     """
     delivery = Delivery(settings, linger=linger)
+    roster = Roster(delivery.pods)
     ready, has_ranges = asyncio.Event(), asyncio.Event()
+
+    def put(ref: Ref, raw: Json | None) -> None:
+        delivery.put(ref, raw)
+        if ref.kind is Kind.POD:
+            roster.told(ref)
+
     reflectors = tuple(
-        Reflector(client=client, kind=kind, resource=RESOURCES[kind], put=delivery.put, labels=labels)
+        Reflector(
+            client=client,
+            kind=kind,
+            resource=RESOURCES[kind],
+            put=put,
+            labels=labels,
+            project=trim_pod if kind is Kind.POD else drop_managed_fields,
+        )
         for kind, labels in WATCHED
     )
-    async with asyncio.TaskGroup() as tasks, serving(_make_app(delivery, reflectors, ready), host, metrics_port):
+    mesh = None if identity is None else Identity(identity, client, roster, delivery.hub.metrics.registry)
+    app = _make_app(delivery, (*reflectors, *(mesh.reflectors if mesh else ())), mesh, ready)
+    async with asyncio.TaskGroup() as tasks, serving(app, host, metrics_port):
         running = [
             *(tasks.create_task(reflector.run()) for reflector in reflectors),
+            *([tasks.create_task(mesh.run())] if mesh else []),
             tasks.create_task(_follow_ranges(client, delivery, has_ranges)),
-            tasks.create_task(_serve_when_known(delivery, reflectors, has_ranges, ready, host, port)),
+            tasks.create_task(_serve_when_known(delivery, reflectors, has_ranges, ready, host, port, mesh)),
         ]
         try:
             yield ready
@@ -137,6 +223,7 @@ async def _serve_when_known(
     ready: asyncio.Event,
     host: str,
     port: int,
+    mesh: Identity | None,
 ) -> None:
     await has_ranges.wait()
     for reflector in reflectors:
@@ -146,7 +233,17 @@ async def _serve_when_known(
         log.warning("%s", problem)
     if len(problems) > _SHOWN:
         log.warning("%d more problems at /debug/problems", len(problems) - _SHOWN)
-    async with serve(delivery, host, port) as bound:
+    async with AsyncExitStack() as stack:
+        if mesh is None:
+            bound = await stack.enter_async_context(serve(delivery, host, port))
+        else:
+            if not mesh.ready.is_set():
+                log.warning("waiting for an issuer that may sign")
+            await mesh.ready.wait()
+            await stack.enter_async_context(mesh.serve(host))
+            bound = await stack.enter_async_context(
+                serve_hub(delivery.hub, host, port, gate=mesh.gate, credentials=mesh.credentials())
+            )
         log.info("all known; serving proxies at %s:%d", host, bound)
         ready.set()
         await asyncio.Event().wait()
@@ -188,11 +285,14 @@ async def serve(delivery: Delivery, host: str, port: int) -> AsyncIterator[int]:
         yield bound
 
 
-def _make_app(delivery: Delivery, reflectors: Iterable[Reflector], ready: asyncio.Event) -> web.Application:
+def _make_app(
+    delivery: Delivery, reflectors: Iterable[Reflector], mesh: Identity | None, ready: asyncio.Event
+) -> web.Application:
     """Return the application for probes and metrics, with what was refused at ``/debug/problems``."""
 
     def not_ready() -> list[str]:
         missing = [f"{each.kind.word}: {each.state.value} {each.reason}" for each in reflectors if not each.heard_at]
+        missing += mesh.missing() if mesh is not None else []
         return [] if ready.is_set() else missing or ["not serving"]
 
     async def problems(_: web.Request) -> web.Response:
@@ -204,8 +304,40 @@ def _make_app(delivery: Delivery, reflectors: Iterable[Reflector], ready: asynci
     return app
 
 
+def _ranges(args: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(args.service_cidr or (_cidr(text) for text in os.environ.get(_RANGES, "").split(",") if text))
+
+
 def _cidr(text: str) -> str:
     try:
         return str(ip_network(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}; write a range like 10.96.0.0/12") from error
+
+
+def _bundle(text: str) -> BundleSource | None:
+    try:
+        return parse_bundle_source(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}; write {error}") from error
+
+
+def _lifetime(text: str) -> timedelta:
+    try:
+        found = timedelta(milliseconds=parse_millis(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}; write {error}") from error
+    if found < _SHORTEST:
+        raise argparse.ArgumentTypeError(f"found {text!r}; write at least {_SHORTEST.seconds}s")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _variable(flag: str) -> str:
+    return "MESHWRIGHT_" + flag.removeprefix("--").replace("-", "_").upper()

@@ -5,6 +5,8 @@ Source: Envoy ``docs/root/api-docs/xds_protocol.rst``, ``api/envoy/service/disco
 
 import asyncio
 import logging
+import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,10 +15,12 @@ import grpc
 import grpc.aio
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
+from meshwright.edge.gate import Gate, Guest, OpenGate, Refused
 from meshwright.edge.hub import Hub
 from meshwright.edge.protobuf import TypeUrl, join_response
 from meshwright.model.proxy import Proxy
-from meshwright.model.units import Namespace
+from meshwright.model.ref import Ref
+from meshwright.parse.shape import quote
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,9 @@ METHOD = "DeltaAggregatedResources"
 
 WILD = frozenset({TypeUrl.LISTENER, TypeUrl.SCOPE})
 """Kinds that a proxy gets all of when it names none; of the others only what it names."""
+
+_LOOK_SECONDS = 2.0
+_DRAIN_PAUSE = 0.02
 
 _KINDS: Mapping[str, TypeUrl] = {kind.value: kind for kind in TypeUrl}
 _OPTIONS = (
@@ -221,31 +228,36 @@ class Stream:
 
 
 class Server:
-    """Serves a hub's resources. ``streams`` are the proxies connected now."""
+    """Serves a hub's resources. ``streams`` are the proxies connected now, ``gate`` says who may be one."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, gate: Gate) -> None:
         self.hub = hub
-        self.streams: set[Stream] = set()
+        self.streams: dict[Stream, Guest] = {}
         self.is_draining = False
+        self._gate = gate
+        self._by_pod: defaultdict[Ref, set[Stream]] = defaultdict(set)
 
     async def delta(
         self,
         requests: AsyncIterator[DeltaDiscoveryRequest],
         context: "grpc.aio.ServicerContext[DeltaDiscoveryRequest, bytes]",
     ) -> None:
-        """Serve one stream until the proxy or a drain ends it."""
+        """Serve one stream until the proxy, a drain, or the end of what lets it in ends it."""
         first = await anext(requests, None)
         if first is None:
             return
-        namespace, slash, name = first.node.id.partition("/")
-        if not (namespace and slash and name):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "node.id must be <namespace>/<pod>")
-        stream = Stream(self.hub, Proxy(Namespace(namespace), name))
-        self.streams.add(stream)
+        try:
+            guest = await self._gate.admit(first.node.id, context)
+        except Refused as refused:
+            log.warning("%s at %s refused: %s: %s", quote(first.node.id), context.peer(), refused.reason, refused)
+            await context.abort(refused.code, str(refused))
+        stream = Stream(self.hub, guest.proxy)
+        self.streams[stream] = guest
+        self._by_pod[guest.pod].add(stream)
         self.hub.metrics.streams.set(len(self.streams))
         log.info("%s connected", stream.proxy.node_id)
         stream.take(first)
-        if self.is_draining:
+        if self.is_draining or not self._gate.may_stay(guest):
             stream.end()
         reader = asyncio.create_task(_read(requests, stream))
         try:
@@ -257,15 +269,38 @@ class Server:
         finally:
             reader.cancel()
             stream.leave()
-            self.streams.discard(stream)
+            del self.streams[stream]
+            self._by_pod[guest.pod].discard(stream)
+            if not self._by_pod[guest.pod]:
+                del self._by_pod[guest.pod]
             self.hub.metrics.streams.set(len(self.streams))
             log.info("%s disconnected", stream.proxy.node_id)
 
-    def drain(self) -> None:
-        """End all streams, each after what it is sending; proxies keep what they have and turn to another server."""
+    def look(self, ref: Ref | None = None) -> None:
+        """End the streams of proxies that may no longer have one; ``ref``: look at this pod's only."""
+        for stream in tuple(self.streams if ref is None else self._by_pod.get(ref, ())):
+            if not stream.is_ending and not self._gate.may_stay(self.streams[stream]):
+                log.info("%s is sent away: its pod is gone, or its certificate has expired", stream.proxy.node_id)
+                stream.end()
+
+    async def watch(self) -> None:
+        """Look at all streams from time to time, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.look()
+
+    async def drain(self, seconds: float) -> None:
+        """End all streams within ``seconds``, one after another: proxies turn to other servers, and not all at once.
+
+        Each ends after what it is sending; a proxy keeps what it has.
+        """
         self.is_draining = True
-        for stream in tuple(self.streams):
+        streams = list(self.streams)
+        random.shuffle(streams)
+        pause = min(_DRAIN_PAUSE, seconds / max(1, len(streams)))
+        for stream in streams:
             stream.end()
+            await asyncio.sleep(pause)
 
 
 async def _read(requests: AsyncIterator[DeltaDiscoveryRequest], stream: Stream) -> None:
@@ -277,27 +312,49 @@ async def _read(requests: AsyncIterator[DeltaDiscoveryRequest], stream: Stream) 
 
 
 @asynccontextmanager
-async def serve_hub(hub: Hub, host: str, port: int, *, grace: float = 2.0) -> AsyncIterator[int]:
+async def serve_hub(
+    hub: Hub,
+    host: str,
+    port: int,
+    *,
+    gate: Gate | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+    grace: float = 2.0,
+    drain: float = 5.0,
+) -> AsyncIterator[int]:
     """Serve ``hub`` while the context lasts, and yield the port (another than ``port`` only when that is 0).
 
-    At its end streams are closed in good order; after ``grace`` seconds what is left is cut.
+    ``credentials`` ``None``: without TLS. ``gate`` ``None``: proxies are who they say they are. At the end nobody new
+    is let in, streams are closed in good order within ``drain`` seconds, and ``grace`` seconds later what is left is
+    cut.
 
     Raises:
         OSError: the address cannot be bound.
     """
-    service = Server(hub)
+    gate = gate or OpenGate()
+    service = Server(hub, gate)
     server = grpc.aio.server(options=_OPTIONS)
     handler = grpc.stream_stream_rpc_method_handler(
         service.delta, request_deserializer=DeltaDiscoveryRequest.FromString, response_serializer=None
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen at {host}, port {port}") from error
     await server.start()
+    gate.listen(service.look)
+    watching = asyncio.create_task(service.watch())
     try:
         yield bound
     finally:
-        service.drain()
-        await server.stop(grace)
+        watching.cancel()
+        stopping = asyncio.create_task(server.stop(drain + grace))
+        await service.drain(drain)
+        await asyncio.wait((stopping,), timeout=grace)
+        await server.stop(0)
+        await stopping

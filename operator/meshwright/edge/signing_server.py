@@ -1,0 +1,276 @@
+"""The HTTPS endpoint where pods have their keys certified. Whoever asks proves its pod by token and by address.
+
+No request is dropped: those that must wait for the API server wait in order, as long as the client does. Only when
+nothing can be known is the answer 503, and the client comes again.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from ipaddress import IPv6Address, ip_address
+
+import orjson
+from aiohttp import web
+
+from meshwright.edge.client import Client
+from meshwright.edge.identity_metrics import IdentityMetrics
+from meshwright.edge.issuer import NoIssuer, Signer, utc_now
+from meshwright.edge.leaves import BadCsr, read_csr
+from meshwright.edge.roster import Roster
+from meshwright.edge.serving_leaf import ServingLeaf
+from meshwright.edge.tokens import Bearer, ReviewFailed, TokenFault, TokenRefused, review_token
+from meshwright.model.pod import Pod
+
+log = logging.getLogger(__name__)
+
+PATH = "/v1/certificates"
+MAX_BODY_BYTES = 16 * 1024
+REVIEWS = 64
+"""TokenReviews under way at once; more only make the API server slower for everybody."""
+_BACKLOG = 4096
+"""Connections that may wait to be accepted: a whole mesh may restart at once."""
+_HANDSHAKES, _HANDSHAKES_OF_ONE = 32, 4
+_HANDSHAKE_SECONDS, _SHUTDOWN_SECONDS = 10.0, 2.0
+_ACCEPT_PAUSE = 0.1
+_BODY_SECONDS = 10.0
+_CONNECTION_SECONDS = 120.0
+_PATIENCE_SECONDS = 2.0
+
+
+class Refusal(Exception):
+    """An answer other than a leaf. ``reason`` is a CamelCase word, the text is for people."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class SigningServer:
+    """Answers ``POST /v1/certificates``.
+
+    ``patience``: how many seconds a request waits for what the watch of pods has yet to tell (the pod, its addresses).
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        signer: Signer,
+        roster: Roster,
+        metrics: IdentityMetrics,
+        *,
+        patience: float = _PATIENCE_SECONDS,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._client = client
+        self._signer = signer
+        self._roster = roster
+        self.metrics = metrics
+        self._patience = patience
+        self._clock = clock
+        self._turns = asyncio.Semaphore(REVIEWS)
+
+    def make_app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_post(PATH, self._answer)
+        return app
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        started = time.monotonic()
+        peer = _peer_of(request)
+        who = "an unknown pod"
+        try:
+            token, csr = _read_token(request), await _read_body(request)
+            try:
+                key = read_csr(csr)
+            except BadCsr as error:
+                raise Refusal(400, "BadRequest", f"csr: {error}") from None
+            if not self._signer.may_sign:
+                raise NoIssuer
+            bearer = await self._review(token)
+            who = f"{bearer.pod.namespace}/{bearer.pod.name}"
+            pod = await self._find_pod(bearer, peer)
+            leaf = self._signer.sign(key, pod.account, pod.uid)
+        except NoIssuer:
+            return self._refuse(Refusal(503, "NoIssuer", "no issuer may sign now; its Secret says why"), who, peer)
+        except Refusal as refusal:
+            return self._refuse(refusal, who, peer)
+        finally:
+            self.metrics.seconds.observe(time.monotonic() - started)
+        self.metrics.signed.inc()
+        not_after = leaf.not_after.isoformat().replace("+00:00", "Z")
+        log.debug("signed for %s at %s until %s", who, peer, not_after)
+        return _json({"certificate": leaf.chain, "not_after": not_after}, 200)
+
+    def _refuse(self, refusal: Refusal, who: str, peer: str) -> web.Response:
+        log.warning("no leaf for %s at %s: %s: %s", who, peer, refusal.reason, refusal)
+        self.metrics.refused.labels(refusal.reason).inc()
+        answer = _json({"reason": refusal.reason, "message": str(refusal)}, refusal.status)
+        if refusal.status == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
+
+    async def _review(self, token: str) -> Bearer:
+        self.metrics.waiting.inc()
+        try:
+            await self._turns.acquire()
+        finally:
+            self.metrics.waiting.dec()
+        try:
+            return await review_token(self._client, token, self._clock())
+        except TokenRefused as refused:
+            raise Refusal(401, refused.fault.value, str(refused)) from None
+        except ReviewFailed as failed:
+            raise Refusal(503, "ReviewFailed", str(failed)) from None
+        finally:
+            self._turns.release()
+
+    async def _find_pod(self, bearer: Bearer, peer: str) -> Pod:
+        """Return the pod that a token is bound to, if it is the one that asks: a stolen token is worth nothing."""
+
+        def fits(pod: Pod) -> bool:
+            return pod.uid == bearer.uid and peer in pod.addresses
+
+        pod = await self._roster.wait_for(bearer.pod, fits, self._patience)
+        name = f"{bearer.pod.namespace}/{bearer.pod.name}"
+        if pod is None:
+            raise Refusal(503, "PodUnknown", f"pod {name} is not known yet")
+        if pod.uid != bearer.uid:
+            raise Refusal(403, "WrongPod", f"the token is for another pod than the {name} that there is now")
+        if pod.account != bearer.account:
+            raise Refusal(403, "WrongAccount", f"pod {name} does not run as {bearer.account}")
+        if not pod.addresses:
+            raise Refusal(503, "PodHasNoAddress", f"pod {name} has no address yet")
+        if peer not in pod.addresses:
+            raise Refusal(403, "WrongAddress", f"pod {name} is not at {peer}, where this request comes from")
+        return pod
+
+
+class _Door:
+    """Accepts connections, and lets few at a time shake hands: the others wait in the kernel, where they cost nothing.
+
+    A mesh that restarts would otherwise keep this process from everything else for seconds. One address gets few of
+    the turns, so that nobody can have them all by being slow.
+    """
+
+    def __init__(self, make_handler: web.Server, leaf: ServingLeaf, metrics: IdentityMetrics, seconds: float) -> None:
+        self._make_handler = make_handler
+        self._leaf = leaf
+        self._metrics = metrics
+        self._seconds = seconds
+        self._turns = asyncio.Semaphore(_HANDSHAKES)
+        self._shaking: Counter[str] = Counter()
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Accept connections for ever."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._turns.acquire()
+                try:
+                    connection, address = await loop.sock_accept(listener)
+                except OSError as error:
+                    self._turns.release()
+                    log.warning("cannot accept a connection: %s", error)
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                    continue
+                tasks.create_task(self._shake_hands(connection, str(address[0])))
+
+    async def _shake_hands(self, connection: socket.socket, peer: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._shaking[peer] += 1
+        try:
+            if self._shaking[peer] > _HANDSHAKES_OF_ONE:
+                connection.close()
+                return
+            _, handler = await loop.connect_accepted_socket(
+                self._make_handler,
+                connection,
+                ssl=self._leaf.context,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+            loop.call_later(self._seconds, handler.force_close)
+        except (OSError, TimeoutError) as error:
+            log.info("no handshake with %s: %s", peer, error)
+            self._metrics.refused.labels("Handshake").inc()
+        finally:
+            self._turns.release()
+            self._shaking[peer] -= 1
+            if not self._shaking[peer]:
+                del self._shaking[peer]
+
+
+@asynccontextmanager
+async def serve_signing(
+    server: SigningServer, leaf: ServingLeaf, host: str, port: int, *, seconds: float = _CONNECTION_SECONDS
+) -> AsyncIterator[int]:
+    """Serve while the context lasts, and yield the port. A connection that lasts longer than ``seconds`` is cut.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    runner = web.AppRunner(
+        server.make_app(), access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=5.0
+    )
+    with socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::") as listener:
+        listener.setblocking(False)
+        await runner.setup()
+        assert runner.server is not None
+        door = _Door(runner.server, leaf, server.metrics, seconds)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                accepting = tasks.create_task(door.accept(listener))
+                try:
+                    yield int(listener.getsockname()[1])
+                finally:
+                    accepting.cancel()
+        finally:
+            await runner.cleanup()
+
+
+def _read_token(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        refused = TokenRefused(TokenFault.MISSING)
+        raise Refusal(401, refused.fault.value, str(refused))
+    return token.strip()
+
+
+async def _read_body(request: web.Request) -> str:
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            body = orjson.loads(await request.read())
+    except TimeoutError:
+        raise Refusal(400, "BadRequest", "the body did not come in time") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise Refusal(400, "BadRequest", f"the body is too large; send at most {MAX_BODY_BYTES} bytes") from None
+    except ValueError:
+        raise Refusal(400, "BadRequest", 'the body is no JSON; send {"csr": "<PEM>"}') from None
+    csr = body.get("csr") if isinstance(body, dict) else None
+    if not isinstance(csr, str):
+        raise Refusal(400, "BadRequest", 'there is no csr; send {"csr": "<PEM>"}')
+    return csr
+
+
+def _peer_of(request: web.Request) -> str:
+    """Return the address that a request comes from, in the form that pods have theirs; ``""`` when it is gone."""
+    found = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not found:
+        return ""
+    address = ip_address(str(found[0]).partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def _json(body: dict[str, str], status: int) -> web.Response:
+    answer = web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+    answer.force_close()  # a pod comes once a day
+    return answer

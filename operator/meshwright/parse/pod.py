@@ -1,0 +1,146 @@
+"""Pods, read for what the mesh must know of them, and nothing else."""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from itertools import pairwise
+from typing import Any
+
+from meshwright.model.identity import ServiceAccount
+from meshwright.model.pod import PROXY_CONTAINER, REDIRECT_CONTAINER, Pod, PortRanges
+from meshwright.model.ref import Kind, Ref
+from meshwright.model.units import Namespace, Port
+from meshwright.parse.ports import parse_port_list
+
+Json = dict[str, Any]
+
+_INJECT = ("meshwright.dev/inject", "linkerd.io/inject")
+_SKIP_INBOUND = ("config.meshwright.dev/skip-inbound-ports", "config.linkerd.io/skip-inbound-ports")
+_OPAQUE = ("config.meshwright.dev/opaque-ports", "config.linkerd.io/opaque-ports")
+"""Of two annotations that say the same, our own prefix's counts."""
+
+_ANNOTATIONS = (*_INJECT, *_SKIP_INBOUND, *_OPAQUE)
+_SKIP_FLAG = "--skip-inbound-ports"
+_ENDED = ("Succeeded", "Failed")
+
+
+def parse_pod(raw: object) -> Pod:
+    """Return the pod ``raw``. What is missing or of a wrong type counts as absent. Never raises.
+
+    A pod that has ended has no addresses: its node gives them to another one while its status still lists them
+    (kubernetes ``pkg/kubelet/kubelet_pods.go`` generateAPIPodStatus). The ports that an injected pod skips are those
+    its init container was told, and the annotation's where that does not say.
+    """
+    meta, spec, status = (_object(_object(raw).get(name)) for name in ("metadata", "spec", "status"))
+    annotations = _object(meta.get("annotations"))
+    containers = tuple(_containers(spec))
+    namespace = Namespace(_text(meta.get("namespace")))
+    has_addresses = spec.get("hostNetwork") is not True and status.get("phase") not in _ENDED
+    ports = _named_ports(containers)
+    skipped = _skipped_by_init(containers)
+    skip_said, opaque = _first(annotations, _SKIP_INBOUND), _first(annotations, _OPAQUE)
+    return Pod(
+        ref=Ref(Kind.POD, namespace, _text(meta.get("name"))),
+        uid=_text(meta.get("uid")),
+        account=ServiceAccount(namespace, _text(spec.get("serviceAccountName")) or "default"),
+        addresses=_addresses(status) if has_addresses else (),
+        is_meshed=any(each.get("name") == PROXY_CONTAINER for each in containers),
+        is_ingress=_first(annotations, _INJECT) == "ingress",
+        skipped_inbound=parse_port_list(skip_said or "", ports) if skipped is None else skipped,
+        opaque=None if opaque is None else parse_port_list(opaque, ports),
+    )
+
+
+def trim_pod(raw: Json) -> Json:
+    """Return what `parse_pod` reads of a pod, and what tells one state of it from another. Never raises.
+
+    A pod is some ten kilobytes, and what this leaves is a few hundred bytes.
+    """
+    meta, spec, status = (_object(raw.get(name)) for name in ("metadata", "spec", "status"))
+    annotations = _object(meta.get("annotations"))
+    trimmed_spec = _keep(spec, "serviceAccountName", "hostNetwork")
+    for name in ("containers", "initContainers"):
+        trimmed_spec[name] = [_trim_container(each) for each in _objects(spec.get(name))]
+    return {
+        **_keep(raw, "apiVersion", "kind"),
+        "metadata": {
+            **_keep(meta, "name", "namespace", "uid", "resourceVersion"),
+            "annotations": _keep(annotations, *_ANNOTATIONS),
+        },
+        "spec": trimmed_spec,
+        "status": _keep(status, "phase", "podIP", "podIPs"),
+    }
+
+
+def _trim_container(raw: Mapping[str, Any]) -> Json:
+    kept = _keep(raw, "name", "restartPolicy")
+    if named := [_keep(port, "name", "containerPort") for port in _objects(raw.get("ports")) if port.get("name")]:
+        kept["ports"] = named
+    if raw.get("name") == REDIRECT_CONTAINER:
+        kept |= _keep(raw, "command", "args")
+    return kept
+
+
+def _containers(spec: Mapping[str, Any]) -> Iterator[Json]:
+    yield from _objects(spec.get("containers"))
+    yield from _objects(spec.get("initContainers"))
+
+
+def _named_ports(containers: tuple[Json, ...]) -> dict[str, Port]:
+    """Return port numbers by name; of two ports with one name the first counts."""
+    found: dict[str, Port] = {}
+    for container in containers:
+        for port in _objects(container.get("ports")):
+            match port:
+                case {"name": str(name), "containerPort": int(number)} if name and 1 <= number <= 65535:
+                    found.setdefault(name, Port(number))
+    return found
+
+
+def _skipped_by_init(containers: tuple[Json, ...]) -> PortRanges | None:
+    """Return the ports that the init container of an injected pod skips, ``None`` when it does not say."""
+    for container in containers:
+        if container.get("name") != REDIRECT_CONTAINER:
+            continue
+        words = [*_texts(container.get("command")), *_texts(container.get("args"))]
+        for word, following in pairwise((*words, "")):
+            if word == _SKIP_FLAG:
+                return parse_port_list(following)
+            if word.startswith(f"{_SKIP_FLAG}="):
+                return parse_port_list(word.partition("=")[2])
+    return None
+
+
+def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the pod's IPs in canonical form, in the order of its status, each once."""
+    texts = [_text(each.get("ip")) for each in _objects(status.get("podIPs"))] or [_text(status.get("podIP"))]
+    found: dict[str, None] = {}
+    for text in texts:
+        try:
+            found[str(ip_address(text))] = None
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def _first(annotations: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    return next((value for key in keys if isinstance(value := annotations.get(key), str)), None)
+
+
+def _keep(raw: Mapping[str, Any], *names: str) -> Json:
+    return {name: raw[name] for name in names if name in raw}
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> tuple[Json, ...]:
+    return tuple(each for each in value if isinstance(each, dict)) if isinstance(value, list) else ()
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
