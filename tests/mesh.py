@@ -42,15 +42,17 @@ def make_service(
     )
 
 
-def make_slice(service: ServiceName, *upstreams: Upstream | tuple[str, int], name: str = "") -> EndpointSlice:
-    """Return an EndpointSlice for the port called http. All endpoints must have one port."""
+def make_slice(
+    service: ServiceName, *upstreams: Upstream | tuple[str, int], name: str = "", target: str = ""
+) -> EndpointSlice:
+    """Return an EndpointSlice for the port called http. All endpoints must have one port, and are ``target``."""
     places = [(each.host, each.port) if isinstance(each, Upstream) else each for each in upstreams]
     return EndpointSlice(
         ref=Ref(Kind.ENDPOINT_SLICE, service.namespace, name or f"{service.name}-1"),
         service=service,
         family="IPv4",
         ports={"http": Port(places[0][1])} if places else {},
-        endpoints=tuple(SliceEndpoint(addresses=(host,)) for host, _ in places),
+        endpoints=tuple(SliceEndpoint(addresses=(host,), target=target) for host, _ in places),
     )
 
 

@@ -16,15 +16,17 @@ from meshwright.emit.status import emit_route_status
 from meshwright.link.attach import attach_routes
 from meshwright.link.backends import backend_service
 from meshwright.link.members import is_selected, select_members
+from meshwright.link.ports import declare_opaque
 from meshwright.model.config import Config
 from meshwright.model.desired import Desired, Json, RouteStatus, UnitName
 from meshwright.model.linked import Verdict
+from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.route import Route
 from meshwright.model.snapshot import Broken, Parsed, Snapshot
 from meshwright.model.units import Namespace
-from meshwright.model.workload import ExternalWorkload, Service
+from meshwright.model.workload import ExternalWorkload, NamespaceObject, Service
 
 _ROUTE_KINDS = frozenset((Kind.HTTP_ROUTE, Kind.GRPC_ROUTE))
 _Key = TypeVar("_Key")
@@ -91,6 +93,7 @@ class Compiler:
         self._routes_by_parent = _Index[ServiceName]()
         self._routes_by_backend = _Index[ServiceName]()
         self._services_by_label = _Index[_Label]()
+        self._services_by_namespace = _Index[Namespace]()
         self._workloads_by_label = _Index[_Label]()
         self._outputs: dict[ServiceName, ParentOutput] = {}
         self._seeds: dict[ServiceName, Mapping[str, Json]] = {}
@@ -132,6 +135,7 @@ class Compiler:
             self._routes_by_parent.move(ref, _parents_of(old), _parents_of(new))
             self._routes_by_backend.move(ref, _backends_of(old), _backends_of(new))
             self._services_by_label.move(ref, _selector_of(old), _selector_of(new))
+            self._services_by_namespace.move(ref, _namespace_of(old), _namespace_of(new))
             self._workloads_by_label.move(ref, _labels_of(old), _labels_of(new))
             if new is None:
                 del self._objects[ref]
@@ -156,6 +160,9 @@ class Compiler:
         for workload in (old, new):
             if isinstance(workload, ExternalWorkload):
                 touched.members.update(service.name for service in self._find_services(workload))
+        if ref.kind is Kind.NAMESPACE and _opaque_of(old) != _opaque_of(new):
+            services = self._services_by_namespace.get(Namespace(ref.name))
+            touched.parents.update(ServiceName(service.namespace, service.name) for service in services)
         if ref.kind is Kind.SERVICE:
             name = ServiceName(ref.namespace, ref.name)
             touched.parents.add(name)
@@ -205,8 +212,12 @@ class Compiler:
         backends = {backend for route in routes for backend in _backends_of(route)}
         found = ((backend, self._objects.get(backend.ref)) for backend in backends)
         services = {backend: service for backend, service in found if isinstance(service, Service)}
-        service = self._objects.get(name.ref)
-        return compile_parent(name, service if isinstance(service, Service) else None, routes, services)
+        found_service = self._objects.get(name.ref)
+        service = found_service if isinstance(found_service, Service) else None
+        if service is not None:
+            namespace = self._objects.get(Ref(Kind.NAMESPACE, Namespace(""), name.namespace))
+            service = declare_opaque(service, _opaque_of(namespace))
+        return compile_parent(name, service, routes, services)
 
     def _compile_statuses(self, routes: Iterable[Ref]) -> dict[Ref, RouteStatus | None]:
         changed: dict[Ref, RouteStatus | None] = {}
@@ -349,6 +360,15 @@ def _selector_of(value: Parsed | None) -> AbstractSet[_Label]:
     if not isinstance(value, Service) or not value.selector:
         return frozenset()
     return {(value.ref.namespace, value.selector[0])}
+
+
+def _namespace_of(value: Parsed | None) -> AbstractSet[Namespace]:
+    return {value.ref.namespace} if isinstance(value, Service) else frozenset()
+
+
+def _opaque_of(value: Parsed | None) -> PortRanges | None:
+    """Return what a namespace's Services inherit."""
+    return value.opaque if isinstance(value, NamespaceObject) else None
 
 
 def _as_backend(value: Parsed | None) -> tuple[object, ...] | None:

@@ -11,13 +11,15 @@ from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl, make_version
 from meshwright.edge.xds import Stream
 from meshwright.emit.proxy import assemble
+from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.pod import Pod, PortRanges
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings
-from meshwright.model.ref import ServiceName
-from meshwright.model.units import Namespace
-from meshwright.model.workload import Service
+from meshwright.model.ref import Kind, Ref, ServiceName
+from meshwright.model.units import Namespace, Port
+from meshwright.model.workload import Protocol, Service
 from tests.mesh import SHOP, make_service, make_slice, make_unit, to
 
-SETTINGS = ProxySettings()
+SETTINGS = ProxySettings(trust=TrustDomain())
 NAMES = ("web", "cart")
 NAMESPACES = (SHOP, Namespace("client"))
 PORTS = tuple(f"{namespace}/{name}/{port}" for namespace in NAMESPACES for name in NAMES for port in (80, 81))
@@ -28,6 +30,7 @@ services = st.builds(
     st.sampled_from(("10.96.0.10", "10.96.0.11")),
     namespace=st.sampled_from(NAMESPACES),
     port=st.sampled_from((80, 81)),
+    protocol=st.sampled_from((Protocol.DETECT, Protocol.OPAQUE)),
 )
 targets = st.builds(ServiceName, st.sampled_from(NAMESPACES), st.sampled_from(NAMES))
 units = st.builds(
@@ -38,13 +41,32 @@ units = st.builds(
     st.sampled_from(("a", "b")),
 )
 slices = st.builds(
-    lambda service, ip, name: make_slice(service, (ip, 8080), name=name),
+    lambda service, ip, name, target: make_slice(service, (ip, 8080), name=name, target=target),
     targets,
     st.sampled_from(("10.244.0.1", "10.244.0.2")),
     st.sampled_from(("one", "two")),
+    st.sampled_from(("", "Pod/client", "Pod/other")),
 )
-Thing = Service | OutboundUnit | EndpointSlice
-changes = st.lists(st.tuples(st.one_of(services, units, slices), st.booleans()), max_size=25)
+pods = st.builds(
+    lambda namespace, name, account, ip, is_meshed, is_ingress, opaque: Pod(
+        ref=Ref(Kind.POD, namespace, name),
+        uid="uid",
+        account=ServiceAccount(namespace, account),
+        addresses=(ip,),
+        is_meshed=is_meshed,
+        is_ingress=is_ingress,
+        opaque=opaque,
+    ),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from(("client", "other")),
+    st.sampled_from(("a", "b")),
+    st.sampled_from(("10.244.0.1", "10.244.0.2")),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from((None, PortRanges(), PortRanges(((Port(80), Port(81)),)))),
+)
+Thing = Service | OutboundUnit | EndpointSlice | Pod
+changes = st.lists(st.tuples(st.one_of(services, units, slices, pods), st.booleans()), max_size=25)
 
 
 def put(delivery: Delivery, thing: Thing, *, is_there: bool) -> None:
@@ -55,6 +77,8 @@ def put(delivery: Delivery, thing: Thing, *, is_there: bool) -> None:
             delivery.put_unit(thing.name, thing if is_there else None)
         case EndpointSlice():
             delivery.put_slice(thing.ref, thing if is_there else None)
+        case Pod():
+            delivery.put_pod(thing.ref, thing if is_there else None)
 
 
 def key_of(thing: Thing) -> object:
@@ -69,6 +93,7 @@ def everything(state: dict[object, Thing], proxy: Proxy) -> dict[TypeUrl, Mappin
         [thing for thing in state.values() if isinstance(thing, Service)],
         [thing for thing in state.values() if isinstance(thing, EndpointSlice)],
         SETTINGS,
+        [thing for thing in state.values() if isinstance(thing, Pod)],
     )
     return {
         TypeUrl.LISTENER: found.listeners,

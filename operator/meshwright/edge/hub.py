@@ -44,6 +44,10 @@ class Source(Protocol):
 class Listening(Protocol):
     """A proxy's stream, as the hub sees it."""
 
+    @property
+    def proxy(self) -> Proxy:
+        """Return whose it is."""
+
     def touched(self, kind: TypeUrl, names: Iterable[str]) -> None:
         """Hear that resources may have changed."""
 
@@ -129,10 +133,16 @@ class Hub:
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._named: defaultdict[Key, set[Listening]] = defaultdict(set)
         self._wild: defaultdict[TypeUrl, set[Listening]] = defaultdict(set)
+        self._at_host: defaultdict[Key, set[str]] = defaultdict(set)
 
     def subscribe(self, stream: Listening, kind: TypeUrl, name: str | None) -> None:
         """Tell ``stream`` of changes of ``name`` from now on; ``None``: of all resources of the kind."""
-        (self._wild[kind] if name is None else self._named[kind, name]).add(stream)
+        if name is None:
+            self._wild[kind].add(stream)
+            return
+        self._named[kind, name].add(stream)
+        if host := _host(name):
+            self._at_host[kind, host].add(name)
 
     def unsubscribe(self, stream: Listening, kind: TypeUrl, name: str | None) -> None:
         """Take back a subscription. What nobody wants is forgotten, and made again when somebody does."""
@@ -144,6 +154,10 @@ class Hub:
         streams.discard(stream)
         if not streams:
             del self._named[key]
+            if host := _host(name):
+                self._at_host[kind, host].discard(name)
+                if not self._at_host[kind, host]:
+                    del self._at_host[kind, host]
             if not self._wild[kind]:
                 self._forget(key)
 
@@ -163,6 +177,18 @@ class Hub:
         for stream, kinds in waiting.items():
             for kind, found in kinds.items():
                 stream.touched(kind, found)
+
+    def names_at(self, kind: TypeUrl, host: str) -> tuple[str, ...]:
+        """Return the names asked for now that are ``host``, a colon and a port."""
+        return tuple(self._at_host.get((kind, host), ()))
+
+    def turn(self, proxy: Proxy, touched: Mapping[TypeUrl, Iterable[str]]) -> None:
+        """Say that ``proxy`` may get another variant of resources. No variant's content has changed."""
+        for kind, names in touched.items():
+            for name in names:
+                for stream in self._named.get((kind, name), set()) | self._wild[kind]:
+                    if stream.proxy == proxy:
+                        stream.touched(kind, (name,))
 
     def current(self, kind: TypeUrl, name: str, proxy: Proxy) -> Entry | None:
         """Return a resource as ``proxy`` should have it now, ``None`` when it should not.
@@ -274,6 +300,10 @@ class Hub:
     def _is_current(self, kind: TypeUrl, name: str, version: str) -> bool:
         entries = self._entries.get((kind, name), {})
         return any(entry is not None and entry.version == version for entry in entries.values())
+
+
+def _host(name: str) -> str:
+    return name.rpartition(":")[0]
 
 
 def _good(entry: Entry | None) -> Entry | None:

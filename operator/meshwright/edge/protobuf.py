@@ -14,7 +14,12 @@ from typing import Any
 import orjson
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, Resource
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import Default, DescriptorPool
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message_factory import GetMessageClass
 
 PREFIX = "type.googleapis.com/"
 
@@ -53,12 +58,12 @@ def encode_resource(kind: TypeUrl, name: str, version: str, resource: Mapping[st
     Raises:
         EncodeError: it is not a message of that kind.
     """
-    packed = AnyMessage()
     try:
-        _load_types(resource)
-        ParseDict({"@type": kind.value, **resource}, packed)
+        message = GetMessageClass(_POOL.FindMessageTypeByName(kind.value.removeprefix(PREFIX)))()
+        ParseDict(dict(resource), message, descriptor_pool=_POOL)
     except (ParseError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise EncodeError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    packed = AnyMessage(type_url=kind.value, value=message.SerializeToString())
     element = Resource(name=name, version=version, resource=packed)
     return bytes(DeltaDiscoveryResponse(resources=[element]).SerializeToString())
 
@@ -69,25 +74,50 @@ def join_response(kind: TypeUrl, nonce: str, resources: Iterable[bytes], removed
     return b"".join((*resources, rest.SerializeToString()))
 
 
+_PACKAGES = ("envoy.", "xds.", "udpa.")
 _loaded: set[str] = set()
 
 
-def _load_types(value: object) -> None:
-    """Import the generated modules of every ``@type`` within ``value``, so that protobuf can look them up."""
-    match value:
-        case Mapping():
-            if isinstance(name := value.get("@type"), str):
-                _load(name.removeprefix(PREFIX).rpartition(".")[0])
-            for item in value.values():
-                _load_types(item)
-        case list() | tuple():
-            for item in value:
-                _load_types(item)
+class _Files:
+    """The generated modules' files, for a pool that asks for them by path or by what they define, as they are needed.
+
+    Envoy 1.40 knows a field that xds-protos lack, and a pool cannot be changed: so there is one of our own.
+
+    Source: Envoy ``api/envoy/config/core/v3/config_source.proto`` ``PathConfigSource.poll_interval``.
+    """
+
+    def FindFileByName(self, name: str) -> FileDescriptorProto:
+        """Raises KeyError: there is none."""
+        if name.startswith(tuple(package.replace(".", "/") for package in _PACKAGES)):
+            _load(name.rpartition("/")[0].replace("/", "."))
+        return _read(Default().FindFileByName(name))
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptorProto:
+        """Raises KeyError: there is none."""
+        _load(symbol.rpartition(".")[0])
+        return _read(Default().FindFileContainingSymbol(symbol))
+
+
+def _read(file: FileDescriptor) -> FileDescriptorProto:
+    found = FileDescriptorProto()
+    file.CopyToProto(found)
+    if file.name == "envoy/config/core/v3/config_source.proto":
+        [source] = (message for message in found.message_type if message.name == "PathConfigSource")
+        if all(field.name != "poll_interval" for field in source.field):
+            source.field.add(
+                name="poll_interval",
+                json_name="pollInterval",
+                number=3,
+                label=FieldDescriptorProto.LABEL_OPTIONAL,
+                type=FieldDescriptorProto.TYPE_MESSAGE,
+                type_name=f".{Duration.DESCRIPTOR.full_name}",
+            )
+    return found
 
 
 def _load(package: str) -> None:
     """Import all generated modules of a protobuf package; one that does not exist is protobuf's to complain about."""
-    if package in _loaded or not package.startswith(("envoy.", "xds.", "udpa.")):
+    if package in _loaded or not package.startswith(_PACKAGES):
         return
     try:
         found = importlib.import_module(package)
@@ -99,5 +129,8 @@ def _load(package: str) -> None:
     _loaded.add(package)
 
 
+_POOL = DescriptorPool(_Files())
+
 for _kind in TypeUrl:
-    _load(_kind.value.removeprefix(PREFIX).rpartition(".")[0])
+    # Now rather than when the first proxy waits for it.
+    _POOL.FindMessageTypeByName(_kind.value.removeprefix(PREFIX))

@@ -2,9 +2,10 @@
 
 from ipaddress import ip_address
 
+from meshwright.emit.admin import ADMIN_CLUSTER, SHUTDOWN_PATH, admin_pipe, emit_admin_listener
 from meshwright.emit.clusters import emit_inbound_cluster
-from meshwright.emit.listeners import ADMIN_CLUSTER, admin_pipe, emit_admin_listener
 from meshwright.emit.names import CONTROL_PLANE
+from meshwright.emit.tls import emit_client_tls
 from meshwright.emit.typed import ADS_AND_WAIT, extension, socket_address, typed
 from meshwright.model.desired import Json
 from meshwright.model.proxy import Proxy, ProxySettings
@@ -19,7 +20,8 @@ def emit_bootstrap(proxy: Proxy, delivery: str, settings: ProxySettings) -> Json
     IPv6 address in brackets).
 
     It is not ready before delivery has answered once. Lost, it tries again after 0.1 to 1 s; a server that stopped
-    answering is noticed within 15 s. Clusters are asked for by name, on first use, and never all of them.
+    answering is noticed within 15 s. Clusters are asked for by name, on first use, and never all of them. Where
+    proxies have identities, delivery has one, too, and nobody else is believed.
 
     Raises:
         ValueError: ``delivery`` is not host and port.
@@ -46,7 +48,7 @@ def emit_bootstrap(proxy: Proxy, delivery: str, settings: ProxySettings) -> Json
         },
         "static_resources": {
             "listeners": [emit_admin_listener(settings)],
-            "clusters": [_delivery_cluster(delivery), *emit_own_clusters(settings)],
+            "clusters": [_delivery_cluster(delivery, settings), *emit_own_clusters(settings)],
         },
     }
 
@@ -54,7 +56,7 @@ def emit_bootstrap(proxy: Proxy, delivery: str, settings: ProxySettings) -> Json
 def emit_process(proxy: Proxy, settings: ProxySettings) -> Json:
     """Return what any Envoy of ours is started with, wherever its resources come from.
 
-    Its administration is a local socket that can be read, not used to change anything.
+    Its administration is a local socket that can be read, not used to change anything but to end it.
     """
     return {
         "node": {"id": proxy.node_id, "cluster": proxy.namespace},
@@ -66,6 +68,7 @@ def emit_process(proxy: Proxy, settings: ProxySettings) -> Json:
                 {"prefix": "/config_dump"},
                 {"prefix": "/clusters"},
                 {"prefix": "/listeners"},
+                {"exact": SHUTDOWN_PATH},
             ],
         },
         "overload_manager": {
@@ -100,8 +103,9 @@ def emit_own_clusters(settings: ProxySettings) -> list[Json]:
     ]
 
 
-def _delivery_cluster(delivery: str) -> Json:
+def _delivery_cluster(delivery: str, settings: ProxySettings) -> Json:
     host, port = _split(delivery)
+    trust = settings.trust
     return {
         "name": CONTROL_PLANE,
         "type": "STATIC" if _is_ip(host) else "STRICT_DNS",
@@ -118,6 +122,7 @@ def _delivery_cluster(delivery: str) -> Json:
                 },
             )
         },
+        **({} if trust is None else {"transport_socket": emit_client_tls(trust.delivery, trust, settings)}),
     }
 
 

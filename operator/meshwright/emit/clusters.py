@@ -1,37 +1,69 @@
 """Clusters and their endpoints: where a request can go. Knows no routes and no listeners.
 
-A cluster is a function of the Service's port alone, so that it can be made for any name, whenever a proxy asks.
+A cluster is a function of the Service's port and of who its pods are, so that it can be made for any name, whenever a
+proxy asks. Each endpoint says who it is, or that it is nobody; the cluster says how to speak to each. One that says
+neither cannot be reached.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from meshwright.emit.names import BLACKHOLE, INBOUND, PASSTHROUGH, Address, ServicePortName
+from meshwright.emit.tls import PLAINTEXT, emit_client_tls, emit_impossible_tls
 from meshwright.emit.typed import ADS, extension, seconds, socket_address, typed
 from meshwright.model.desired import Json
+from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.pod import Pod
 from meshwright.model.proxy import EndpointSlice, ProxySettings, SliceEndpoint
-from meshwright.model.units import Millis, Port
+from meshwright.model.ref import Kind, Ref
+from meshwright.model.units import Millis, Namespace, Port
 from meshwright.model.workload import Protocol, ServicePort
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LIMIT = 1_000_000
+_MATCHED = "envoy.transport_socket_match"
+_NO_PODS: Mapping[Ref, Pod] = {}
+_NO_IDENTITY = ProxySettings()
+_PEER, _POD, _NOBODY = "peer", "pod", "plaintext"
 
 
-def emit_service_cluster(name: str, port: ServicePortName, protocol: Protocol, settings: ProxySettings) -> Json:
+def emit_service_cluster(
+    name: str,
+    port: ServicePortName,
+    protocol: Protocol,
+    settings: ProxySettings,
+    accounts: Iterable[ServiceAccount] = (),
+    own: Ref | None = None,
+) -> Json:
     """Return the Cluster called ``name`` that is the endpoints of ``port``, asked for by the port's own name.
 
-    ``name`` is the port's name, or one of the Service's addresses.
+    ``name`` is the port's name, or one of the Service's addresses. ``accounts``: who its pods are. ``own``: the pod of
+    the proxy that gets it, when that is one of them, ``None`` otherwise: a proxy's connections to its own pod reach
+    the application, not the proxy.
+
+    Source: Envoy ``api/envoy/config/cluster/v3/cluster.proto`` ``transport_socket_matches``; linkerd2-proxy
+    ``linkerd/app/outbound/src/http/concrete.rs`` (``NoClientTls::Loopback``).
     """
     return {
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"service_name": str(port), "eds_config": ADS},
         **_balanced(protocol, settings.connect_timeout_ms),
+        **({} if settings.trust is None else _by_identity(accounts, own, settings.trust, settings)),
     }
 
 
-def emit_address_cluster(address: Address, settings: ProxySettings) -> Json:
-    """Return the Cluster for an address that is no Service's: a pod's, or one outside. It is that very address."""
+def emit_address_cluster(
+    address: Address, settings: ProxySettings, pod: Pod | None = None, own: Ref | None = None
+) -> Json:
+    """Return the Cluster for an address that is no Service's: a pod's, or one outside. It is that very address.
+
+    ``pod``: whose address it is, ``None`` for nobody's; ``own``: the pod of the proxy that gets it.
+    """
+    tls: Json = {}
+    is_own = pod is not None and pod.ref == own
+    if settings.trust is not None and pod is not None and not is_own and is_reached_by_tls(pod, address.port, settings):
+        tls["transport_socket"] = emit_client_tls(pod.account, settings.trust, settings)
     return {
         "name": str(address),
         "type": "STATIC",
@@ -40,6 +72,7 @@ def emit_address_cluster(address: Address, settings: ProxySettings) -> Json:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket_address(address.ip, address.port)}}]}],
         },
         **_balanced(Protocol.DETECT, settings.connect_timeout_ms),
+        **tls,
     }
 
 
@@ -63,40 +96,121 @@ def emit_passthrough(settings: ProxySettings) -> Json:
     return _original(PASSTHROUGH, settings)
 
 
-def emit_endpoints(port: ServicePortName, port_name: str, slices: Iterable[EndpointSlice]) -> Json:
+def is_reached_by_tls(pod: Pod, port: Port, settings: ProxySettings) -> bool:
+    """Return whether connections to ``port`` of the pod reach a proxy of ours that speaks TLS there: not where it is
+    asked for its own state, by whoever wants to know."""
+    return pod.is_meshed and port not in pod.skipped_inbound and port != settings.admin_port
+
+
+def pod_behind(namespace: Namespace, endpoint: SliceEndpoint) -> Ref | None:
+    """Return the pod that an endpoint of a slice in ``namespace`` says it is, ``None`` when it says no pod."""
+    kind, _, name = endpoint.target.partition("/")
+    return Ref(Kind.POD, namespace, name) if kind == Kind.POD.word and name else None
+
+
+def pods_behind(slices: Iterable[EndpointSlice]) -> frozenset[Ref]:
+    """Return the pods that the endpoints of ``slices`` say they are, ready or not."""
+    found = (pod_behind(piece.service.namespace, endpoint) for piece in slices for endpoint in piece.endpoints)
+    return frozenset(ref for ref in found if ref is not None)
+
+
+def find_accounts(slices: Iterable[EndpointSlice], pods: Mapping[Ref, Pod]) -> tuple[ServiceAccount, ...]:
+    """Return who the meshed pods behind a Service are, ready or not, each once, sorted.
+
+    A pod that is not ready yet counts, so that a cluster knows who it is before an endpoint says so.
+    """
+    found = (pods[ref] for ref in pods_behind(slices) if ref in pods)
+    return tuple(sorted({pod.account for pod in found if pod.is_meshed}))
+
+
+def emit_endpoints(
+    port: ServicePortName,
+    port_name: str,
+    slices: Iterable[EndpointSlice],
+    pods: Mapping[Ref, Pod] = _NO_PODS,
+    settings: ProxySettings = _NO_IDENTITY,
+) -> Json:
     """Return the ClusterLoadAssignment of a Service's port: its ready endpoints, sorted, grouped by zone.
 
     A slice counts when it has a port called ``port_name`` (as in the Service; ``""`` for an unnamed one). A pod that
     stands in an IPv4 and in an IPv6 slice is one endpoint with two addresses, IPv4 first. Without any, it is empty:
     requests get 503 at once.
 
+    Where proxies have identities, each endpoint says who it is. An endpoint that is a pod not in ``pods`` is left out
+    until it is: whether it may be spoken to in the clear is not known. One that is no pod is nobody.
+
     Source: kubernetes.io ``docs/concepts/services-networking/endpoint-slices`` (ports by name, conditions);
     Envoy ``api/envoy/config/endpoint/v3/endpoint_components.proto`` ``Endpoint.additional_addresses``.
     """
-    found: dict[tuple[str, str], set[tuple[bool, str, Port]]] = defaultdict(set)
+    found: dict[tuple[str, str, _Peer], set[tuple[bool, str, Port]]] = defaultdict(set)
     for piece in slices:
         if (number := piece.ports.get(port_name)) is None:
             continue
         for endpoint in piece.endpoints:
-            if endpoint.is_ready and endpoint.addresses:
-                found[_identity(endpoint)].add((":" in endpoint.addresses[0], endpoint.addresses[0], number))
-    zones: dict[str, list[list[tuple[bool, str, Port]]]] = defaultdict(list)
-    for (zone, _), addresses in sorted(found.items()):
-        zones[zone].append(sorted(addresses))
+            if not endpoint.is_ready or not endpoint.addresses:
+                continue
+            peer: _Peer | None = ()
+            if settings.trust is not None:
+                ref = pod_behind(piece.service.namespace, endpoint)
+                peer = _read_peer(ref, number, pods, settings, settings.trust)
+            if peer is not None:
+                address = endpoint.addresses[0]
+                key = (endpoint.zone, endpoint.target or address, peer)
+                found[key].add((":" in address, address, number))
+    zones: dict[str, list[tuple[_Peer, list[tuple[bool, str, Port]]]]] = defaultdict(list)
+    for (zone, _, peer), addresses in sorted(found.items()):
+        zones[zone].append((peer, sorted(addresses)))
     return {
         "cluster_name": str(port),
         "endpoints": [
             {
                 **({"locality": {"zone": zone}} if zone else {}),
-                "lb_endpoints": [endpoint for addresses in members for endpoint in _lb_endpoints(addresses)],
+                "lb_endpoints": [
+                    endpoint | _metadata(peer) for peer, addresses in members for endpoint in _lb_endpoints(addresses)
+                ],
             }
             for zone, members in sorted(zones.items())
         ],
     }
 
 
-def _identity(endpoint: SliceEndpoint) -> tuple[str, str]:
-    return endpoint.zone, endpoint.target or endpoint.addresses[0]
+_Peer = tuple[tuple[str, str], ...]
+"""What an endpoint says of itself: pairs for its metadata."""
+
+
+def _read_peer(
+    ref: Ref | None, port: Port, pods: Mapping[Ref, Pod], settings: ProxySettings, trust: TrustDomain
+) -> _Peer | None:
+    """Return what an endpoint says of itself, ``None`` when that is not known."""
+    if ref is None:
+        return ((_PEER, _NOBODY),)
+    if (pod := pods.get(ref)) is None:
+        return None
+    if not is_reached_by_tls(pod, port, settings):
+        return ((_PEER, _NOBODY),)
+    return ((_PEER, trust.uri(pod.account)), (_POD, ref.name))
+
+
+def _metadata(peer: _Peer) -> Json:
+    return {"metadata": {"filter_metadata": {_MATCHED: dict(peer)}}} if peer else {}
+
+
+def _by_identity(
+    accounts: Iterable[ServiceAccount], own: Ref | None, trust: TrustDomain, settings: ProxySettings
+) -> Json:
+    """Return how to speak to each endpoint by what it says of itself, the first match counting, and to one who says
+    nothing that is known: not at all."""
+    matches = [] if own is None else [_match("own", {_POD: own.name}, PLAINTEXT)]
+    matches += [
+        _match(str(account), {_PEER: trust.uri(account)}, emit_client_tls(account, trust, settings))
+        for account in accounts
+    ]
+    matches.append(_match(_NOBODY, {_PEER: _NOBODY}, PLAINTEXT))
+    return {"transport_socket_matches": matches, "transport_socket": emit_impossible_tls(trust, settings)}
+
+
+def _match(name: str, said: Mapping[str, str], socket: Json) -> Json:
+    return {"name": name, "match": dict(said), "transport_socket": socket}
 
 
 def _lb_endpoints(addresses: list[tuple[bool, str, Port]]) -> list[Json]:

@@ -22,6 +22,29 @@ DESTINATION_HEADER = "x-mesh-dst"
 """Carries the original destination from the listener to the choice of routes; removed before a request leaves."""
 
 
+ADDRESS_HEADER = "x-mesh-address"
+"""Carries the original destination in an ingress controller's proxy, where the other may carry a name; likewise
+removed."""
+
+OVERRIDE_HEADER = "l5d-dst-override"
+"""Where an ingress controller names the Service that a request is for.
+
+Source: linkerd2-proxy ``linkerd/app/outbound/src/ingress.rs`` ``DST_OVERRIDE_HEADER``.
+"""
+
+CLIENT_ID_HEADER = "l5d-client-id"
+"""Where an application reads who calls it.
+
+Source: linkerd2-proxy ``linkerd/app/inbound/src/http/set_identity_header.rs`` ``HEADER_NAME``.
+"""
+
+DIRECT = "mesh/direct"
+"""The scope, and the routes, of requests that go to the very address they were made to."""
+
+_CLUSTER_DOMAIN = "cluster.local"
+_DEFAULT_PORT = 80
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ServicePortName:
     """A Service's port. Its text names its routes, its cluster and its endpoints: ``namespace/service/port``."""
@@ -67,6 +90,29 @@ def parse_name(text: str) -> ServicePortName | Address | None:
                 return None if port is None else Address(str(ip_address(host)), port)
             except ValueError:
                 return None
+        case _:
+            return None
+
+
+def write_authorities(port: ServicePortName) -> tuple[str, ...]:
+    """Return how a request may name a Service's port: ``web.shop.svc.cluster.local:80``, also without the cluster's
+    domain; port 80 need not be said.
+
+    Source: linkerd2-proxy ``linkerd/app/outbound/src/ingress.rs`` (``from_authority_with_default_port``).
+    """
+    short = f"{port.service.name}.{port.service.namespace}.svc"
+    hosts = (f"{short}.{_CLUSTER_DOMAIN}", short)
+    bare = hosts if port.port == _DEFAULT_PORT else ()
+    return (*(f"{host}:{port.port}" for host in hosts), *bare)
+
+
+def read_authority(text: str) -> ServicePortName | None:
+    """Return the Service's port that a request names by ``text``, ``None`` when it is none. Never raises."""
+    host, colon, port_text = text.partition(":")
+    port = _port(port_text) if colon else Port(_DEFAULT_PORT)
+    match host.removesuffix(f".{_CLUSTER_DOMAIN}").split("."):
+        case [name, namespace, "svc"] if name and namespace and port is not None:
+            return ServicePortName(ServiceName(Namespace(namespace), name), port)
         case _:
             return None
 

@@ -5,8 +5,10 @@ The only place that knows how units, Services and endpoints become what one prox
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from meshwright.emit.admin import emit_admin_listener
 from meshwright.emit.bootstrap import emit_own_clusters, emit_process
 from meshwright.emit.clusters import (
     emit_address_cluster,
@@ -14,23 +16,34 @@ from meshwright.emit.clusters import (
     emit_endpoints,
     emit_passthrough,
     emit_service_cluster,
+    find_accounts,
     find_port,
+    pods_behind,
 )
+from meshwright.emit.connections import HCM_FILTER, ON_DEMAND_FILTER, TCP_FILTER
 from meshwright.emit.listeners import (
-    HCM_FILTER,
     INBOUND_LISTENER,
-    ON_DEMAND_FILTER,
     OUTBOUND_LISTENER,
-    TCP_FILTER,
-    emit_admin_listener,
     emit_inbound_listener,
     emit_outbound_listener,
+    find_opaque,
 )
-from meshwright.emit.names import BLACKHOLE, PASSTHROUGH, Address, ServicePortName, parse_name
-from meshwright.emit.scopes import choose_virtual_host, emit_route_configuration, emit_scope
+from meshwright.emit.names import (
+    ADDRESS_HEADER,
+    BLACKHOLE,
+    DIRECT,
+    PASSTHROUGH,
+    Address,
+    ServicePortName,
+    parse_name,
+    write_authorities,
+)
+from meshwright.emit.scopes import choose_virtual_host, emit_direct_routes, emit_route_configuration, emit_scope
 from meshwright.model.desired import Json
+from meshwright.model.identity import ServiceAccount
+from meshwright.model.pod import Pod
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings, Resources
-from meshwright.model.ref import ServiceName
+from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.workload import Service, ServicePort
 
 
@@ -49,29 +62,48 @@ def addresses_of(service: Service) -> Iterator[tuple[Address, ServicePort]]:
                 yield Address(ip, port.port), port
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """Who is behind the Services and addresses: what clusters must know to name whom they speak to.
+
+    ``accounts``: of a Service's pods; ``by_ip``: a pod by each of its addresses.
+    """
+
+    accounts: Mapping[ServiceName, tuple[ServiceAccount, ...]] = field(default_factory=dict)
+    by_ip: Mapping[str, Pod] = field(default_factory=dict)
+
+
 def make_cluster(
-    name: str, services: Mapping[ServiceName, Service], owner: ServicePortName | None, settings: ProxySettings
+    name: str,
+    services: Mapping[ServiceName, Service],
+    owner: ServicePortName | None,
+    settings: ProxySettings,
+    peers: Peers = Peers(),
+    own: Ref | None = None,
 ) -> Json | None:
     """Return the Cluster called ``name``, ``None`` when there cannot be one.
 
     A Service port's name gives its endpoints, while the Service has that port. An address gives the endpoints of
     ``owner``, the Service's port it belongs to, and if ``None`` that very address; but not the ports that proxies
-    listen on, which would lead a connection back to the proxy it came from.
+    listen on, which would lead a connection back to the proxy it came from. ``own``: the pod of the proxy that gets
+    the cluster, if it is behind it.
     """
     if name == BLACKHOLE:
         return emit_blackhole(settings)
     match parse_name(name):
-        case ServicePortName() as own:
-            owner = own
+        case ServicePortName() as named:
+            owner = named
         case Address() as address if owner is None:
-            is_own = address.port in (settings.outbound_port, settings.inbound_port)
-            return None if is_own else emit_address_cluster(address, settings)
+            is_proxys = address.port in (settings.outbound_port, settings.inbound_port)
+            return None if is_proxys else emit_address_cluster(address, settings, peers.by_ip.get(address.ip), own)
         case None:
             return None
     assert owner is not None
     service = services.get(owner.service)
     port = find_port(service.ports, owner.port) if service else None
-    return emit_service_cluster(name, owner, port.protocol, settings) if port else None
+    if port is None:
+        return None
+    return emit_service_cluster(name, owner, port.protocol, settings, peers.accounts.get(owner.service, ()), own)
 
 
 def assemble(
@@ -80,13 +112,19 @@ def assemble(
     services: Iterable[Service],
     slices: Iterable[EndpointSlice],
     settings: ProxySettings,
+    pods: Iterable[Pod] = (),
 ) -> Resources:
     """Return everything that ``proxy`` can ask for, by name. Clusters for addresses of no Service are not in it: there
     is one for each.
 
-    Should two Services claim one address, it is the first one's, by namespace and name.
+    Should two Services claim one address, it is the first one's, by namespace and name. A pod that is not among
+    ``pods`` is nobody.
     """
     by_name = {service.name: service for service in sorted(services, key=lambda service: service.name)}
+    by_ref = {pod.ref: pod for pod in pods}
+    own = Ref(Kind.POD, proxy.namespace, proxy.name)
+    own_pod = by_ref.get(own)
+    is_ingress = own_pod is not None and own_pod.is_ingress
     producers: dict[ServiceName, OutboundUnit] = {}
     consumers: dict[ServiceName, OutboundUnit] = {}
     for unit in units:
@@ -97,34 +135,56 @@ def assemble(
     of_service: dict[ServiceName, list[EndpointSlice]] = defaultdict(list)
     for piece in slices:
         of_service[piece.service].append(piece)
-    scopes: dict[str, Json] = {}
-    routes: dict[str, Json] = {}
+    scopes: dict[str, Json] = {DIRECT: emit_scope(DIRECT, DIRECT)} if is_ingress else {}
+    routes: dict[str, Json] = {DIRECT: emit_direct_routes(ADDRESS_HEADER)} if is_ingress else {}
     clusters: dict[str, Json] = {BLACKHOLE: emit_blackhole(settings)}
     endpoints: dict[str, Json] = {}
+    peers = Peers(accounts={name: find_accounts(of_service[name], by_ref) for name in by_name})
     for service in by_name.values():
+        own_here = own if own in pods_behind(of_service[service.name]) else None
         for port in tcp_ports(service):
             name = ServicePortName(service.name, port.port)
             unit_host = choose_virtual_host(
                 port.port, proxy.namespace, producers.get(service.name), consumers.get(service.name)
             )
             routes[str(name)] = emit_route_configuration(name, unit_host)
-            clusters[str(name)] = emit_service_cluster(str(name), name, port.protocol, settings)
-            endpoints[str(name)] = emit_endpoints(name, port.name, of_service[service.name])
+            clusters[str(name)] = _cluster(str(name), by_name, name, settings, peers, own_here)
+            endpoints[str(name)] = emit_endpoints(name, port.name, of_service[service.name], by_ref, settings)
+            if is_ingress:
+                scopes |= {text: emit_scope(text, name) for text in write_authorities(name)}
         for address, port in addresses_of(service):
             name = ServicePortName(service.name, port.port)
             if str(address) not in scopes:
                 scopes[str(address)] = emit_scope(address, name)
-                clusters[str(address)] = emit_service_cluster(str(address), name, port.protocol, settings)
+                clusters[str(address)] = _cluster(str(address), by_name, name, settings, peers, own_here)
+    opaque = find_opaque(
+        (each for service in by_name.values() for each in addresses_of(service)),
+        (port for service in by_name.values() for port in tcp_ports(service)),
+        settings.opaque_ports,
+    )
     return Resources(
         listeners={
-            OUTBOUND_LISTENER: emit_outbound_listener(settings),
-            INBOUND_LISTENER: emit_inbound_listener(settings),
+            OUTBOUND_LISTENER: emit_outbound_listener(settings, opaque, is_ingress=is_ingress),
+            INBOUND_LISTENER: emit_inbound_listener(settings, own_pod.opaque if own_pod else None),
         },
         scopes=scopes,
         routes=routes,
         clusters=clusters,
         endpoints=endpoints,
     )
+
+
+def _cluster(
+    name: str,
+    services: Mapping[ServiceName, Service],
+    owner: ServicePortName,
+    settings: ProxySettings,
+    peers: Peers,
+    own: Ref | None,
+) -> Json:
+    made = make_cluster(name, services, owner, settings, peers, own)
+    assert made is not None, name
+    return made
 
 
 def flatten(proxy: Proxy, resources: Resources, settings: ProxySettings) -> Json:
@@ -189,12 +249,16 @@ def _static_scopes(scoped: Mapping[str, Any], resources: Resources) -> Json:
                 {
                     "name": scope["name"],
                     "key": scope["key"],
-                    "route_configuration": resources.routes[scope["route_configuration_name"]],
+                    "route_configuration": _static_routes(resources.routes[scope["route_configuration_name"]]),
                 }
                 for _, scope in sorted(resources.scopes.items())
             ]
         },
     }
+
+
+def _static_routes(routes: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _to_passthrough(routes) if routes["name"] == DIRECT else routes
 
 
 def _to_passthrough(routes: Mapping[str, Any]) -> Json:

@@ -6,22 +6,23 @@ Routes are chosen by the address the client connected to, never by Host, which t
 from collections.abc import Mapping
 from typing import Any
 
-from meshwright.emit.names import DESTINATION_HEADER, Address, ServicePortName
+from meshwright.emit.names import DESTINATION_HEADER, DIRECT, Address, ServicePortName
 from meshwright.model.desired import Json
 from meshwright.model.proxy import OutboundUnit
 from meshwright.model.units import Namespace, Port
 
 
-def emit_scope(address: Address, port: ServicePortName) -> Json:
-    """Return the ScopedRouteConfiguration that sends ``address`` to the routes of ``port``, once a proxy needs them.
+def emit_scope(key: Address | str, routes: ServicePortName | str) -> Json:
+    """Return the ScopedRouteConfiguration that sends ``key`` (an address, or what else a request is chosen by) to the
+    RouteConfiguration ``routes``, once a proxy needs it.
 
     Source: Envoy ``api/envoy/config/route/v3/scoped_route.proto`` ``ScopedRouteConfiguration.on_demand``.
     """
     return {
-        "name": str(address),
+        "name": str(key),
         "on_demand": True,
-        "route_configuration_name": str(port),
-        "key": {"fragments": [{"string_key": str(address)}]},
+        "route_configuration_name": str(routes),
+        "key": {"fragments": [{"string_key": str(key)}]},
     }
 
 
@@ -37,6 +38,27 @@ def emit_route_configuration(port: ServicePortName, virtual_host: Mapping[str, A
         "most_specific_header_mutations_wins": True,
         "validate_clusters": False,
         "virtual_hosts": [emit_default_host(port) if virtual_host is None else dict(virtual_host)],
+    }
+
+
+def emit_direct_routes(header: str) -> Json:
+    """Return the RouteConfiguration that sends each request to the address that its ``header`` holds."""
+    return {
+        "name": DIRECT,
+        "request_headers_to_remove": [DESTINATION_HEADER],
+        "validate_clusters": False,
+        "virtual_hosts": [
+            {
+                "name": "direct",
+                "domains": ["*"],
+                "routes": [
+                    {
+                        "match": {"prefix": "/"},
+                        "route": {"cluster_header": header, "timeout": "0s", "idle_timeout": "0s"},
+                    }
+                ],
+            }
+        ],
     }
 
 

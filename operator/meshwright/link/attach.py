@@ -115,18 +115,27 @@ def _why_no_frontend(service: Service) -> str:
 
 def _explain_unusable(service: Service, selected: tuple[ServicePort, ...], route: Route, parent: ParentRef) -> Problem:
     kind = route.ref.kind.word
+    where = f"port {selected[0].port}" if len(selected) == 1 else "every selected port"
+    given = "port" if parent.port is not None else "sectionName" if parent.section_name is not None else None
+    field = f"{parent.field}.{given}" if given else parent.field
+    if all(port.is_opaque for port in selected):
+        message = (
+            f"{kind} cannot hold on {where} of Service {service.name}: its bytes are passed on as they are, by the "
+            "annotation config.linkerd.io/opaque-ports of the Service or its namespace, or because that port usually "
+            "is no HTTP; list only the ports meant in the annotation of the Service, or select another port (the "
+            f"Service has {write_ports(service)})"
+        )
+        return Problem(field, Reason.NO_MATCHING_PARENT, message)
     is_only_http1 = all(port.protocol is Protocol.HTTP1 for port in selected)
     speaks = "HTTP/1, which cannot carry gRPC" if is_only_http1 else "something that is not HTTP"
     if not is_only_http1 and any(port.protocol is Protocol.HTTP1 for port in selected):
         speaks = "something that cannot carry gRPC"
     fix = "kubernetes.io/h2c" if route.is_grpc else "http"
-    where = f"port {selected[0].port}" if len(selected) == 1 else "every selected port"
     message = (
         f"{kind} cannot hold on {where} of Service {service.name}: its appProtocol says {speaks}; set it to {fix} or "
         f"leave it out, or select another port (the Service has {write_ports(service)})"
     )
-    given = "port" if parent.port is not None else "sectionName" if parent.section_name is not None else None
-    return Problem(f"{parent.field}.{given}" if given else parent.field, Reason.NO_MATCHING_PARENT, message)
+    return Problem(field, Reason.NO_MATCHING_PARENT, message)
 
 
 def _judge(
@@ -168,9 +177,12 @@ def _write_notes(claim: _Claim, service: Service | None, lost: tuple[Port, ...],
     notes = []
     if lost:
         notes.append(f"Not on {_write_numbers(lost)}: taken whole by {_write_refs(rivals)}")
-    if claim.unusable:
+    opaque = {port.port for port in service.ports if port.is_opaque} if service else set()
+    if unusable := tuple(port for port in claim.unusable if port not in opaque):
         what = "cannot carry gRPC" if route.is_grpc else "not HTTP"
-        notes.append(f"Not on {_write_numbers(claim.unusable)}: {what}, by its appProtocol")
+        notes.append(f"Not on {_write_numbers(unusable)}: {what}, by its appProtocol")
+    if unusable := tuple(port for port in claim.unusable if port in opaque):
+        notes.append(f"Not on {_write_numbers(unusable)}: opaque, so not HTTP")
     if not route.rules:
         notes.append("spec.rules is empty, so every request is answered 404 (gRPC: UNIMPLEMENTED)")
     if route.hostnames:
@@ -250,5 +262,5 @@ def _make_defaults(service: Service, covered: frozenset[Port]) -> list[PortPolic
         retry_http=service.traffic.retry_http,
         retry_grpc=service.traffic.retry_grpc,
     )
-    numbers = {port.port for port in tcp_ports(service) if port.protocol is not Protocol.OPAQUE} - covered
+    numbers = {port.port for port in tcp_ports(service) if port.is_routable} - covered
     return [PortPolicy(port=number, default=default) for number in sorted(numbers)]

@@ -1,13 +1,44 @@
 """Which ports of a Service a parentRef selects, and which of them a route's kind can serve."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
+from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Problem, Reason
+from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
 from meshwright.model.route import ParentRef
+from meshwright.model.units import Port
 from meshwright.model.workload import Protocol, Service, ServicePort
 
 
 def tcp_ports(service: Service) -> tuple[ServicePort, ...]:
     """Return the TCP ports of ``service``, as written."""
     return tuple(port for port in service.ports if port.transport == "TCP")
+
+
+def declare_opaque(
+    service: Service, inherited: PortRanges | None, usual: Collection[Port] = DEFAULT_OPAQUE_PORTS
+) -> Service:
+    """Return ``service`` with every port saying whether it is opaque.
+
+    So its own annotation says; without one, ``inherited`` does, its namespace's; without both, a port is opaque when
+    it, or the number it leads to, is one of the ``usual`` ones. A list that is there replaces the usual one.
+
+    Source: linkerd2 ``controller/proxy-injector/webhook.go`` (a Service's opaque ports, when it is admitted);
+    ``pkg/inject/inject.go`` FilterPodOpaquePorts, GetServiceOpaquePorts.
+    """
+    listed = inherited if service.opaque is None else service.opaque
+
+    def is_opaque(port: ServicePort) -> bool:
+        if port.transport != "TCP":
+            return False
+        return port.port in listed if listed is not None else port.port in usual or port.target in usual
+
+    ports = tuple(
+        port if port.is_opaque == is_opaque(port) else replace(port, is_opaque=is_opaque(port))
+        for port in service.ports
+    )
+    return service if ports == service.ports else replace(service, ports=ports)
 
 
 def write_ports(service: Service) -> str:
@@ -56,6 +87,8 @@ def select_ports(service: Service, parent: ParentRef) -> tuple[ServicePort, ...]
 
 def may_serve(port: ServicePort, is_grpc: bool) -> bool:
     """Return whether an HTTPRoute, or a GRPCRoute if ``is_grpc``, can be in force on ``port``."""
+    if port.is_opaque:
+        return False
     match port.protocol:
         case Protocol.DETECT | Protocol.HTTP2:
             return True

@@ -11,9 +11,12 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
+from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.route import Retry, StatusRange, Timeouts, Traffic
+from meshwright.model.units import Port
 from meshwright.parse.duration import parse_millis
+from meshwright.parse.ports import find_port_faults, parse_port_list
 from meshwright.parse.shape import quote, shorten
 
 _FIELD = "metadata.annotations"
@@ -103,7 +106,34 @@ IDLE = Annotation(key="timeout.linkerd.io/idle", groups=(Group.TIMEOUTS,), parse
 ANNOTATIONS = {row.key: row for row in (LIMIT, PER_TRY, ON_HTTP, ON_GRPC, REQUEST, RESPONSE, IDLE)}
 """Every annotation that is read, by its key."""
 
+OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
+"""The ports whose bytes are passed on as they are.
+
+Source: https://linkerd.io/2-edge/features/protocol-detection/; linkerd2 ``pkg/k8s/labels.go``
+ProxyOpaquePortsAnnotation.
+"""
+
+_NO_NAMES: Mapping[str, Port] = {}
 _NOTHING = Traffic()
+
+
+def read_opaque_ports(raw: object, problems: list[Problem], names: Mapping[str, Port] = _NO_NAMES) -> PortRanges | None:
+    """Return the ports that the annotations ``raw`` of a Service or a namespace declare opaque. Never raises.
+
+    ``None`` when nothing is declared; nothing listed means that no port is. ``names``: the Service's own, by which
+    ports may be listed, too. An element that is wrong is left out, with a Problem; the others count.
+    """
+    text = raw.get(OPAQUE_PORTS) if isinstance(raw, dict) else None
+    if text is None:
+        return None
+    field = f"{_FIELD}[{OPAQUE_PORTS}]"
+    if not isinstance(text, str):
+        problems.append(Problem(field, _INVALID, f"found {quote(text)}; write a text, in quotes"))
+        return None
+    for element in find_port_faults(text, names):
+        wanted = "numbers from 1 to 65535, ranges such as 8000-8100 or the Service's port names, with commas"
+        problems.append(Problem(field, _INVALID, f"found {quote(element)}; write {wanted}; it is left out"))
+    return parse_port_list(text, names)
 
 
 def read_traffic(raw: object, problems: list[Problem]) -> Traffic:

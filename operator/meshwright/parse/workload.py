@@ -15,7 +15,7 @@ from meshwright.model.problem import Problem, Reason
 from meshwright.model.snapshot import Broken
 from meshwright.model.units import Port
 from meshwright.model.workload import ExternalWorkload, NamespaceObject, Protocol, Service, ServicePort, WorkloadPort
-from meshwright.parse.annotations import read_traffic
+from meshwright.parse.annotations import read_opaque_ports, read_traffic
 from meshwright.parse.leaf import PortNumber, Word
 from meshwright.parse.metadata import Metadata
 from meshwright.parse.shape import SHAPE, make_reader, make_text_reader, quote, read_few, read_items, read_pairs
@@ -110,10 +110,12 @@ def parse_namespace(metadata: Metadata, raw: dict[str, Any]) -> NamespaceObject:
     """Return the namespace in ``raw``. Never raises."""
     problems = [*metadata.problems]
     annotations = read_pairs(metadata.annotations, "metadata.annotations", problems, _INVALID)
+    opaque = read_opaque_ports(dict(annotations), problems)
     return NamespaceObject(
         ref=metadata.ref,
         labels=metadata.labels,
         annotations=annotations,
+        opaque=opaque,
         problems=tuple(problems),
     )
 
@@ -137,6 +139,7 @@ def parse_service(metadata: Metadata, raw: dict[str, Any]) -> Service | Broken:
     written = [(f"spec.clusterIPs[{index}]", item) for index, item in enumerate(listed)] or single
     addresses = _read_addresses([pair for pair in written if pair[1] != _NO_ADDRESS], problems)
     ports = _make_ports(spec.ports, problems)
+    opaque = read_opaque_ports(metadata.annotations, problems, {port.name: port.port for port in ports if port.name})
     selector = read_pairs(spec.selector, "spec.selector", faults, _INVALID)
     problems += faults
     return Service(
@@ -151,6 +154,7 @@ def parse_service(metadata: Metadata, raw: dict[str, Any]) -> Service | Broken:
         families=spec.ip_families,
         is_deleting=metadata.is_deleting,
         traffic=traffic,
+        opaque=opaque,
         problems=tuple(problems),
     )
 

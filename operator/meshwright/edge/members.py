@@ -1,0 +1,140 @@
+"""Who is behind the Services and at the addresses, kept as pods and EndpointSlices change.
+
+Says what each change concerns, so that only that is made again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from meshwright.emit.clusters import find_accounts, pods_behind
+from meshwright.emit.proxy import Peers
+from meshwright.model.identity import ServiceAccount
+from meshwright.model.pod import Pod
+from meshwright.model.proxy import EndpointSlice
+from meshwright.model.ref import Ref, ServiceName
+
+_NOBODY: frozenset[Ref] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a change concerns. ``services``: those whose endpoints are others, or say something else; ``renamed``: those
+    whose identities are others; ``moved``: pods that joined or left a Service; ``ips``: where somebody else is now."""
+
+    services: frozenset[ServiceName] = frozenset()
+    renamed: frozenset[ServiceName] = frozenset()
+    moved: tuple[tuple[Ref, ServiceName], ...] = ()
+    ips: frozenset[str] = frozenset()
+
+
+class Members:
+    """Pods and EndpointSlices as they are now. What it says depends on what it holds, not on the order it came in."""
+
+    def __init__(self) -> None:
+        self._pods: dict[Ref, Pod] = {}
+        self._at: dict[str, dict[Ref, Pod]] = {}
+        self._by_ip: dict[str, Pod] = {}
+        self._slices: defaultdict[ServiceName, dict[Ref, EndpointSlice]] = defaultdict(dict)
+        self._slice_services: dict[Ref, ServiceName] = {}
+        self._behind: dict[ServiceName, frozenset[Ref]] = {}
+        self._services: defaultdict[Ref, set[ServiceName]] = defaultdict(set)
+        self._accounts: dict[ServiceName, tuple[ServiceAccount, ...]] = {}
+        self.pods: Mapping[Ref, Pod] = MappingProxyType(self._pods)
+        self.peers = Peers(accounts=MappingProxyType(self._accounts), by_ip=MappingProxyType(self._by_ip))
+
+    @property
+    def slice_count(self) -> int:
+        return len(self._slice_services)
+
+    def slices(self, service: ServiceName) -> Iterable[EndpointSlice]:
+        """Return the EndpointSlices of a Service."""
+        return self._slices[service].values() if service in self._slices else ()
+
+    def is_behind(self, pod: Ref, service: ServiceName) -> bool:
+        """Return whether an endpoint of the Service, ready or not, says it is ``pod``."""
+        return pod in self._behind.get(service, _NOBODY)
+
+    def put_slice(self, ref: Ref, piece: EndpointSlice | None) -> Change:
+        """Take an EndpointSlice, ``None`` when it is gone or not one that counts."""
+        old_service = self._slice_services.get(ref)
+        old = self._slices[old_service][ref] if old_service is not None else None
+        if old == piece:
+            return Change()
+        if old_service is not None:
+            del self._slice_services[ref]
+            del self._slices[old_service][ref]
+            if not self._slices[old_service]:
+                del self._slices[old_service]
+        if piece is not None:
+            self._slice_services[ref] = piece.service
+            self._slices[piece.service][ref] = piece
+        services = frozenset(each.service for each in (old, piece) if each is not None)
+        moved = tuple((pod, service) for service in sorted(services) for pod in sorted(self._move(service)))
+        return Change(services=services, renamed=self._rename(services), moved=moved)
+
+    def put_pod(self, ref: Ref, pod: Pod | None) -> Change:
+        """Take a pod, ``None`` when it is gone."""
+        old = self._pods.get(ref)
+        if pod == old:
+            return Change()
+        if pod is None:
+            del self._pods[ref]
+        else:
+            self._pods[ref] = pod
+        now = pod.addresses if pod is not None else ()
+        both = dict.fromkeys((*(old.addresses if old is not None else ()), *now))
+        ips = {ip for ip in both if self._place(ip, ref, pod if ip in now else None)}
+        services = frozenset(self._services.get(ref, ())) if _speech(old) != _speech(pod) else frozenset()
+        return Change(services=services, renamed=self._rename(services), ips=frozenset(ips))
+
+    def _place(self, ip: str, ref: Ref, pod: Pod | None) -> bool:
+        """Note who is at an address; return whether that is somebody else than before, or somebody who has changed.
+
+        Of several who say so the first by name counts. None but one of them is believed: the others cannot prove it.
+        """
+        before = self._by_ip.get(ip)
+        there = self._at.setdefault(ip, {})
+        there.pop(ref, None)
+        if pod is not None:
+            there[ref] = pod
+        if there:
+            self._by_ip[ip] = there[min(there)]
+        else:
+            del self._at[ip]
+            self._by_ip.pop(ip, None)
+        now = self._by_ip.get(ip)
+        return (before and before.ref, _speech(before)) != (now and now.ref, _speech(now))
+
+    def _move(self, service: ServiceName) -> frozenset[Ref]:
+        """Bring up to date which pods are behind a Service; return those that joined or left."""
+        before, now = self._behind.get(service, _NOBODY), pods_behind(self.slices(service))
+        if now:
+            self._behind[service] = now
+        else:
+            self._behind.pop(service, None)
+        for pod in now - before:
+            self._services[pod].add(service)
+        for pod in before - now:
+            self._services[pod].discard(service)
+            if not self._services[pod]:
+                del self._services[pod]
+        return before ^ now
+
+    def _rename(self, services: Iterable[ServiceName]) -> frozenset[ServiceName]:
+        """Bring up to date who is behind ``services``; return those where that is different."""
+        changed = set()
+        for service in services:
+            accounts = find_accounts(self.slices(service), self._pods)
+            if accounts != self._accounts.get(service, ()):
+                changed.add(service)
+            self._accounts.pop(service, None)
+            if accounts:
+                self._accounts[service] = accounts
+        return frozenset(changed)
+
+
+def _speech(pod: Pod | None) -> tuple[object, ...] | None:
+    """Return all of a pod that decides how it is spoken to, ``None`` when there is none."""
+    return None if pod is None else (pod.account, pod.is_meshed, pod.skipped_inbound)
