@@ -237,7 +237,7 @@ def test_without_envoy_it_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "shop.yaml").write_text(PLAIN)
-    monkeypatch.setattr("meshwright.edge.local_envoy.find_spec", lambda name: None)
+    monkeypatch.setattr("meshwright.edge.envoy_program.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("MESHWRIGHT_ENVOY", raising=False)
 

