@@ -65,12 +65,85 @@ COMMANDS = {
             ("KUBECONFIG=./kind.yaml meshwright xds", "against another cluster"),
         ),
     ),
+    "webhook": Command(
+        module="meshwright.edge.webhook",
+        summary="give new pods their proxy: the admission webhook",
+        examples=(
+            ("meshwright webhook", "inside a pod, with the chart's settings in the environment"),
+            ("KUBECONFIG=./kind.yaml meshwright webhook", "against another cluster"),
+        ),
+    ),
+    "inject": Command(
+        module="meshwright.edge.inject_command",
+        summary="give the pods of manifests their proxy; no cluster needed",
+        examples=(
+            ("meshwright inject shop.yaml | kubectl apply -f -", "what was done with each object goes to stderr"),
+            ("kubectl get deploy -o yaml | meshwright inject -", "as the webhook would do it to their pods"),
+        ),
+    ),
+    "uninject": Command(
+        module="meshwright.edge.uninject_command",
+        summary="take the proxy out of manifests again",
+        examples=(
+            ("meshwright uninject meshed.yaml > shop.yaml", "the exact reverse of `meshwright inject`"),
+            ("kubectl get deploy -o yaml | meshwright uninject - | kubectl apply -f -", "out of what is running"),
+        ),
+    ),
+    "check": Command(
+        module="meshwright.edge.check_command",
+        summary="say whether meshwright can be installed, is well, and serves its proxies; and how to mend what is not",
+        examples=(
+            ("meshwright check --pre", "before the installation"),
+            ("meshwright check --proxy -n shop", "the installation, and every proxy in namespace shop"),
+        ),
+    ),
+    "identity": Command(
+        module="meshwright.edge.identity_command",
+        summary="make a trust anchor and an issuer without cert-manager, and show those of a cluster",
+        examples=(
+            ("meshwright identity create-anchor --out mesh-ca", "a new root of identities, as files"),
+            ("meshwright identity show", "who issues, until when, and what is wrong"),
+        ),
+    ),
     "bootstrap": Command(
         module="meshwright.edge.bootstrap_command",
         summary="show what an Envoy that is fed by `meshwright xds` is started with",
         examples=(
             ("meshwright bootstrap --xds meshwright-xds.meshwright:15010 shop/web-7d9f", "to stdout"),
             ("meshwright bootstrap --xds 10.0.0.9:15010 --out /etc/envoy/envoy.yaml shop/web-7d9f", "to a file"),
+        ),
+    ),
+    "proxy": Command(
+        module="meshwright.edge.proxy_command",
+        summary="run the Envoy of a meshed pod, with a certificate that is renewed for ever",
+        examples=(
+            (
+                "meshwright proxy --xds meshwright-xds.meshwright:15010 --signing meshwright-xds.meshwright:15012",
+                "inside a pod; `meshwright inject` writes it there",
+            ),
+            ("kubectl logs POD -c meshwright-proxy", "why it is not ready: what it says meanwhile"),
+        ),
+    ),
+    "certify": Command(
+        module="meshwright.edge.certify_command",
+        summary="get this pod a new certificate, once, and print when to come again",
+        examples=(
+            (
+                "meshwright certify --signing meshwright-xds.meshwright:15012",
+                "inside a meshed pod: why does it have no certificate?",
+            ),
+            (
+                "kubectl exec POD -c meshwright-proxy -- meshwright certify --signing meshwright-xds.meshwright:15012",
+                "the same, from your desk: a new certificate now",
+            ),
+        ),
+    ),
+    "redirect": Command(
+        module="meshwright.edge.redirect_command",
+        summary="turn the connections of this pod to its proxy, with iptables",
+        examples=(
+            ("meshwright redirect --inbound-port 4143 --outbound-port 4140 --proxy-uid 2102", "as root, in a pod"),
+            ("meshwright redirect --dry-run --skip-inbound-ports 9100,3000-3010", "show the rules; needs no root"),
         ),
     ),
 }
