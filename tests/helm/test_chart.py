@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.conftest import CHARTS, Helm, Json, of_kind
+from tests.helm.conftest import CHARTS, Helm, Json, as_options, of_kind
 
-PROCESSES = ("operator", "xds")
+PROCESSES = ("operator", "xds", "webhook")
+PODS = ["meshwright-operator", "meshwright-xds", "meshwright-webhook", "meshwright-ready"]
 
 
 def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -35,7 +36,7 @@ def pods(objects: Iterable[Json]) -> dict[str, Json]:
     return found | {name: raw["spec"] for name, raw in of_kind(objects, "Pod").items()}
 
 
-@pytest.mark.parametrize("name", ["meshwright-operator", "meshwright-xds", "meshwright-ready"])
+@pytest.mark.parametrize("name", PODS)
 def test_a_pod_keeps_the_restricted_standard_and_cannot_write_its_root(default: tuple[Json, ...], name: str) -> None:
     spec = pods(default)[name]
     assert spec["securityContext"] == {
@@ -53,13 +54,14 @@ def test_a_pod_keeps_the_restricted_standard_and_cannot_write_its_root(default: 
     assert (container["image"], container["imagePullPolicy"]) == ("localhost/meshwright:dev", "IfNotPresent")
     assert "cpu" not in container["resources"]["limits"]
     assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
-    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "volumes"}
+    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+    assert [volume.keys() - {"name"} for volume in spec.get("volumes", ())] in ([], [{"configMap"}])
     # Kubernetes would set MESHWRIGHT_XDS_PORT and the like, in the midst of the variables that set flags.
     assert spec["enableServiceLinks"] is False
 
 
 def test_every_pod_is_looked_at(full: tuple[Json, ...]) -> None:
-    assert set(pods(full)) == {"meshwright-operator", "meshwright-xds", "meshwright-ready"}
+    assert set(pods(full)) == set(PODS)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +74,46 @@ def test_every_pod_is_looked_at(full: tuple[Json, ...]) -> None:
                 "--lease-name=meshwright-operator",
                 "--metrics-port=8080",
                 "--log-format=text",
+                "--trust-domain=cluster.local",
+                "--issuer-secret=meshwright-identity-issuer",
+                "--issuer-kind=anchor-secret",
+                "--issuer-name=meshwright-trust-anchor",
+                "--issuer-duration=48h",
+                "--issuer-renew-before=25h",
+                "--webhook-certificate=cert-manager",
                 "--more",
             ],
             {"metrics": 8080},
         ),
         (
             "xds",
-            ["--port=15010", "--metrics-port=8080", "--log-format=text", "--more"],
-            {"xds": 15010, "metrics": 8080},
+            [
+                "--namespace=$(POD_NAMESPACE)",
+                "--port=15010",
+                "--signing-port=15012",
+                "--metrics-port=8080",
+                "--log-format=text",
+                "--trust-domain=cluster.local",
+                "--issuer-secret=meshwright-identity-issuer",
+                "--leaf-lifetime=24h",
+                "--more",
+            ],
+            {"xds": 15010, "signing": 15012, "metrics": 8080},
+        ),
+        (
+            "webhook",
+            [
+                "--namespace=$(POD_NAMESPACE)",
+                "--port=9443",
+                "--metrics-port=8080",
+                "--log-format=text",
+                "--trust-domain=cluster.local",
+                "--image=localhost/meshwright:dev",
+                "--defaults=/etc/meshwright/defaults.json",
+                "--excluded-namespaces=kube-system,kube-public,kube-node-lease,cert-manager",
+                "--more",
+            ],
+            {"webhook": 9443, "metrics": 8080},
         ),
     ],
 )
@@ -107,7 +141,14 @@ def test_a_process_is_started_with_its_arguments_and_looked_at_on_its_metrics_po
 
 @pytest.mark.parametrize(
     ("process", "ports"),
-    [("operator", {"metrics": (8080, "metrics")}), ("xds", {"grpc-xds": (15010, "xds"), "metrics": (8080, "metrics")})],
+    [
+        ("operator", {"metrics": (8080, "metrics")}),
+        (
+            "xds",
+            {"grpc-xds": (15010, "xds"), "https-signing": (15012, "signing"), "metrics": (8080, "metrics")},
+        ),
+        ("webhook", {"https": (443, "webhook"), "metrics": (8080, "metrics")}),
+    ],
 )
 def test_a_process_has_a_service(default: tuple[Json, ...], process: str, ports: dict[str, tuple[int, str]]) -> None:
     spec = of_kind(default, "Service")[f"meshwright-{process}"]["spec"]
@@ -153,6 +194,7 @@ def test_every_object_is_labelled_and_in_the_release_namespace(helm: Helm) -> No
     wide = {
         "ClusterRole",
         "ClusterRoleBinding",
+        "MutatingWebhookConfiguration",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
@@ -189,10 +231,12 @@ def test_the_network_policy_lets_out_dns_and_the_api_server_alone(helm: Helm) ->
     assert {name: raw["spec"]["egress"] for name, raw in policies.items()} == {
         "meshwright-operator": out,
         "meshwright-xds": out,
+        "meshwright-webhook": out,
     }
     assert {name: [port["port"] for port in raw["spec"]["ingress"][0]["ports"]] for name, raw in policies.items()} == {
         "meshwright-operator": [8080],
-        "meshwright-xds": [15010, 8080],
+        "meshwright-xds": [15010, 15012, 8080],
+        "meshwright-webhook": [9443, 8080],
     }
 
 
@@ -251,6 +295,20 @@ def test_pods_go_where_they_are_told(helm: Helm, process: str) -> None:
         ("meshwright", "networkPolicy.apiServerPorts=[]"),
         ("meshwright", "networkPolicy.ports=[1]"),
         ("meshwright", 'podMonitor.interval="often"'),
+        ("meshwright", 'identity.trustDomain="Cluster.Local"'),
+        ("meshwright", "identity.anchor.make=true"),
+        ("meshwright", 'identity.anchor.duration="10y"'),
+        ("meshwright", 'identity.issuer.existing.kind="Vault"'),
+        ("meshwright", 'identity.issuer.secretName=""'),
+        ("meshwright", 'identity.leafLifetime="1d"'),
+        ("meshwright", 'identity.leafLifetime="0h"'),
+        ("meshwright", 'identity.trustBundle="roots"'),
+        ("meshwright", 'webhook.failurePolicy="Retry"'),
+        ("meshwright", "webhook.timeoutSeconds=31"),
+        ("meshwright", 'webhook.certificate="none"'),
+        ("meshwright", "webhook.port=1"),
+        ("meshwright", 'proxy.defaults={"proxy-cpu":"1"}'),
+        ("meshwright", 'proxy.defaults={"proxy-cpu-limit":1}'),
         ("meshwright", "podMonitor.enable=true"),
         ("meshwright-crds", "externalWorkloads=true"),
         ("meshwright-crds", 'keep="no"'),
@@ -270,12 +328,21 @@ def test_the_chart_can_be_part_of_another(helm: Helm) -> None:
 @pytest.mark.parametrize("chart", ["meshwright", "meshwright-crds"])
 def test_the_readme_lists_every_value_with_its_default(chart: str) -> None:
     values = leaves(yaml.safe_load((CHARTS / chart / "values.yaml").read_text()))
-    assert {path.replace("xds.", "operator.", 1) for path in values if path.startswith("xds.")} <= values.keys()
+    alike = {
+        f"{process}.{path.partition('.')[2]}"
+        for process in ("xds", "webhook")
+        for path in values
+        if path.startswith("operator.")
+    }
+    if chart == "meshwright":
+        assert alike <= values.keys()
     listed = dict(
         re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", (CHARTS / chart / "README.md").read_text(), re.MULTILINE)
     )
     assert {path: yaml.safe_load(text) for path, text in listed.items()} == {
-        path: value for path, value in values.items() if not path.startswith("xds.")
+        path: value
+        for path, value in values.items()
+        if path not in alike or value != values[f"operator.{path.partition('.')[2]}"]
     }
 
 
@@ -285,7 +352,7 @@ def test_a_cluster_too_old_for_the_admission_policy_is_refused(helm: Helm) -> No
     assert "incompatible with Kubernetes v1.29.9" in done.stderr
 
 
-def test_helm_test_asks_both_processes_whether_they_are_ready(default: tuple[Json, ...]) -> None:
+def test_helm_test_asks_every_process_whether_they_are_ready(default: tuple[Json, ...]) -> None:
     pod = of_kind(default, "Pod")["meshwright-ready"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert pod["spec"]["automountServiceAccountToken"] is False
@@ -295,14 +362,22 @@ def test_helm_test_asks_both_processes_whether_they_are_ready(default: tuple[Jso
     compile(container["args"][0], "ready", "exec")
 
 
-def test_the_notes_name_three_commands_for_this_release(helm: Helm) -> None:
+def test_the_notes_name_what_to_do_next_for_this_release(helm: Helm) -> None:
     done = helm.run("install", "mw", str(CHARTS / "meshwright"), "--namespace", "mesh", "--dry-run=client")
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("\nNOTES:\n")[2]
     assert "Gateway API is not installed on this cluster." in notes
     commands = re.findall(r"^ {7}(\S.*)$", notes, re.MULTILINE)
     assert [command.split(" -o ")[0] for command in commands] == [
-        "kubectl -n mesh wait deployment meshwright-operator meshwright-xds --for=condition=Available",
+        "meshwright check --control-plane-namespace mesh --wait 3m",
         "helm test mw -n mesh",
+        "kubectl annotate namespace shop linkerd.io/inject=enabled",
+        "kubectl -n shop rollout restart deployment,statefulset,daemonset",
         "kubectl get httproutes,grpcroutes -A",
     ]
+
+
+def test_the_notes_of_an_installation_that_waits_for_a_secret_say_so(helm: Helm) -> None:
+    sets = as_options(("identity.anchor.create=false", "identity.issuer.external=true"))
+    done = helm.run("install", "mw", str(CHARTS / "meshwright"), "--namespace", "mesh", "--dry-run=client", *sets)
+    assert "before you have written the Secret meshwright-identity-issuer" in done.stdout.partition("\nNOTES:\n")[2]

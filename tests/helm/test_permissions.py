@@ -3,19 +3,28 @@
 import re
 from itertools import product
 
+import pytest
+
 from meshwright.edge.client import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from meshwright.edge.delivery import SERVICE_CIDRS, WATCHED
-from meshwright.edge.resources import LEASES, OUTPUTS, RESOURCES
+from meshwright.edge.injection_events import EVENTS
+from meshwright.edge.resources import LEASES, LOCAL_OUTPUTS, OUTPUTS, RESOURCES
+from meshwright.edge.tokens import TOKEN_REVIEWS
+from meshwright.edge.webhook import NAMESPACES
+from meshwright.edge.webhook_certificate import CONFIGURATION, CONFIGURATIONS, SECRETS
+from meshwright.edge.webhook_certificate import SECRET as WEBHOOK
 from meshwright.emit.slices import LABEL_SLICE_MANAGER, SLICE_MANAGER
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY
 from meshwright.model.ref import Kind
 from meshwright.parse.kinds import KINDS
-from tests.helm.conftest import Json, of_kind
+from tests.helm.conftest import Helm, Json, of_kind
 
 Grants = set[tuple[str, str, str, str]]
 """API group, resource, name (``*``: any) and verb."""
 
 READ = ("get", "list", "watch")
+PROCESSES = ("operator", "xds", "webhook")
+ISSUER = "meshwright-identity-issuer"
 
 
 def allow(resource: Resource, *verbs: str, part: str = "", name: str = "*") -> Grants:
@@ -32,6 +41,10 @@ def granted(role: Json) -> Grants:
     }
 
 
+def of_role(objects: tuple[Json, ...], kind: str, process: str) -> Grants:
+    return granted(of_kind(objects, kind)[f"meshwright-{process}"])
+
+
 def test_the_operator_may_do_what_its_tables_say_and_nothing_else(default: tuple[Json, ...]) -> None:
     needed = allow(CUSTOM_RESOURCE_DEFINITIONS, *READ)
     for row in KINDS.values():
@@ -40,20 +53,58 @@ def test_the_operator_may_do_what_its_tables_say_and_nothing_else(default: tuple
             needed.add((row.kind.group, f"{row.plural}/status", "*", "patch"))
     for kind in OUTPUTS:
         needed |= allow(RESOURCES[kind], *READ, "create", "patch", "delete")
+    # What the API server believes of the webhook.
+    needed |= allow(CONFIGURATIONS, "get", "patch", name=CONFIGURATION)
     # Asked of whoever writes an owner reference that blocks the owner's deletion, as those of slices do.
     needed |= allow(RESOURCES[Kind.SERVICE], "update", part="/finalizers")
-    assert granted(of_kind(default, "ClusterRole")["meshwright-operator"]) == needed
-
-    leases = allow(LEASES, "create") | allow(LEASES, "get", "update", name="meshwright-operator")
-    assert granted(of_kind(default, "Role")["meshwright-operator"]) == leases
+    assert of_role(default, "ClusterRole", "operator") == needed
 
 
-def test_delivery_may_only_read(default: tuple[Json, ...]) -> None:
-    needed = allow(SERVICE_CIDRS, "list")
+READ_SECRETS = allow(SECRETS, *READ, name=ISSUER) | allow(SECRETS, *READ, name=WEBHOOK)
+
+
+@pytest.mark.parametrize(
+    ("sets", "secrets"),
+    [
+        ((), READ_SECRETS),
+        (('identity.trustBundle="configmap/roots"',), READ_SECRETS),
+        (('identity.trustBundle="secret/roots"',), READ_SECRETS | allow(SECRETS, *READ, name="roots")),
+        (('webhook.certificate="operator"',), READ_SECRETS | allow(SECRETS, "create", "patch", name=WEBHOOK)),
+        (
+            ("identity.anchor.create=false", "identity.issuer.external=true", 'identity.issuer.secretName="ours"'),
+            allow(SECRETS, *READ, name="ours") | allow(SECRETS, *READ, "create", "patch", name=WEBHOOK),
+        ),
+    ],
+)
+def test_in_its_own_namespace_the_operator_asks_for_certificates_and_knows_two_secrets_by_name(
+    helm: Helm, sets: tuple[str, ...], secrets: Grants
+) -> None:
+    needed = allow(LEASES, "create") | allow(LEASES, "get", "update", name="meshwright-operator")
+    for kind in LOCAL_OUTPUTS:
+        needed |= allow(RESOURCES[kind], *READ, "create", "patch", "delete")
+    assert of_role(helm.render(*sets), "Role", "operator") == needed | secrets
+
+
+def test_delivery_may_only_read_and_have_tokens_reviewed(default: tuple[Json, ...]) -> None:
+    needed = allow(SERVICE_CIDRS, "list") | allow(TOKEN_REVIEWS, "create")
     for kind, _ in WATCHED:
         needed |= allow(RESOURCES[kind], *READ)
-    assert granted(of_kind(default, "ClusterRole")["meshwright-xds"]) == needed
-    assert set(of_kind(default, "Role")) == {"meshwright-operator"}
+    assert of_role(default, "ClusterRole", "xds") == needed
+
+
+def test_delivery_reads_the_issuer_and_the_bundle_by_name(helm: Helm) -> None:
+    assert of_role(helm.render(), "Role", "xds") == allow(SECRETS, *READ, name=ISSUER)
+    both = allow(SECRETS, *READ, name=ISSUER) | allow(SECRETS, *READ, name="roots")
+    assert of_role(helm.render('identity.trustBundle="secret/roots"'), "Role", "xds") == both
+    # A ConfigMap is none of the secrets, and ConfigMaps are read anyway.
+    assert of_role(helm.render('identity.trustBundle="configmap/roots"'), "Role", "xds") == allow(
+        SECRETS, *READ, name=ISSUER
+    )
+
+
+def test_the_webhook_reads_namespaces_and_its_own_secret_and_writes_events(default: tuple[Json, ...]) -> None:
+    assert of_role(default, "ClusterRole", "webhook") == allow(NAMESPACES, *READ) | allow(EVENTS, "create")
+    assert of_role(default, "Role", "webhook") == allow(SECRETS, *READ, name=WEBHOOK)
 
 
 def test_each_role_is_given_to_the_account_of_its_process_alone(default: tuple[Json, ...]) -> None:
@@ -64,13 +115,13 @@ def test_each_role_is_given_to_the_account_of_its_process_alone(default: tuple[J
         for s in raw["subjects"]
     }
     assert bound == {
-        ("ClusterRoleBinding", "ClusterRole", "meshwright-operator", ("ServiceAccount", "meshwright-operator", "mesh")),
-        ("ClusterRoleBinding", "ClusterRole", "meshwright-xds", ("ServiceAccount", "meshwright-xds", "mesh")),
-        ("RoleBinding", "Role", "meshwright-operator", ("ServiceAccount", "meshwright-operator", "mesh")),
+        (f"{scope}Binding", scope, f"meshwright-{process}", ("ServiceAccount", f"meshwright-{process}", "mesh"))
+        for scope in ("ClusterRole", "Role")
+        for process in PROCESSES
     }
     accounts = of_kind(default, "ServiceAccount")
     used = {raw["spec"]["template"]["spec"]["serviceAccountName"] for raw in of_kind(default, "Deployment").values()}
-    assert set(accounts) == used == {"meshwright-operator", "meshwright-xds"}
+    assert set(accounts) == used == {f"meshwright-{process}" for process in PROCESSES}
     assert not any(raw["automountServiceAccountToken"] for raw in accounts.values())
 
 
@@ -93,7 +144,7 @@ def test_the_admission_policy_speaks_of_our_account_and_the_labels_that_we_write
     }
     assert watched == {
         (RESOURCES[kind].group, RESOURCES[kind].plural, operation)
-        for kind in OUTPUTS
+        for kind in OUTPUTS | LOCAL_OUTPUTS
         for operation in ("CREATE", "UPDATE", "DELETE")
     }
     binding = of_kind(default, "ValidatingAdmissionPolicyBinding")["meshwright-operator-writes"]

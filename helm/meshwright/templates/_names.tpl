@@ -40,7 +40,8 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{- /* A process's Deployment; the argument has root, process, settings, args and ports. */ -}}
+{{- /* A process's Deployment; the argument has root, process, settings, args and ports. Optional: volumes, mounts, and
+annotations of its Pods. */ -}}
 {{- define "meshwright.deployment" -}}
 {{- $root := .root -}}
 {{- $names := list .root .process -}}
@@ -67,7 +68,7 @@ spec:
         {{- $labels := include "meshwright.labels" $names | fromYaml }}
         {{- merge $labels (deepCopy (.settings.podLabels | default dict)) | toYaml | nindent 8 }}
       annotations:
-        {{- $own := dict "kubectl.kubernetes.io/default-container" .process }}
+        {{- $own := merge (dict "kubectl.kubernetes.io/default-container" .process) (.annotations | default dict) }}
         {{- merge $own (deepCopy (.settings.podAnnotations | default dict)) | toYaml | nindent 8 }}
     spec:
       serviceAccountName: meshwright-{{ .process }}
@@ -119,6 +120,14 @@ spec:
             {{- toYaml .settings.resources | nindent 12 }}
           securityContext:
             {{- include "meshwright.containerSecurity" . | nindent 12 }}
+          {{- with .mounts }}
+          volumeMounts:
+            {{- toYaml . | nindent 12 }}
+          {{- end }}
+      {{- with .volumes }}
+      volumes:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       topologySpreadConstraints:
         {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
         - maxSkew: 1
@@ -165,6 +174,25 @@ metadata:
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: ClusterRole
+  name: meshwright-{{ index . 1 }}
+subjects:
+  - kind: ServiceAccount
+    name: meshwright-{{ index . 1 }}
+    namespace: {{ (index . 0).Release.Namespace | quote }}
+{{- end }}
+
+{{- /* What gives a process its Role in the release's namespace; the argument is a list of the root and the process. */ -}}
+{{- define "meshwright.roleBinding" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: meshwright-{{ index . 1 }}
+  namespace: {{ (index . 0).Release.Namespace | quote }}
+  labels:
+    {{- include "meshwright.labels" . | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
   name: meshwright-{{ index . 1 }}
 subjects:
   - kind: ServiceAccount
