@@ -2,15 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from e2e.cluster import ClusterError, ensure_cluster
 from e2e.kube import Kube, eventually
-from e2e.mesh import Mesh
-
-HERE = Path(__file__).parent
+from e2e.mesh import POLICY, Mesh
+from e2e.pods import deploy, make_namespace, wait_for_pods
 
 
 @pytest.fixture(scope="session")
@@ -31,22 +29,16 @@ def mesh() -> Mesh:
 
 @pytest.fixture(scope="session")
 def shop_namespaces(mesh: Mesh) -> Iterator[Kube]:
-    """The shop with two versions of web, an unmeshed machine, and a meshed client; a client in another namespace."""
+    """The shop with two versions of web, a client, and a machine outside the mesh; a client in another namespace."""
     kube = mesh.kube
     namespaces = ("shop", "other", "many")
     kube.delete("namespace", *namespaces, "--wait=true")
     for namespace in ("shop", "other"):
-        kube.run("create", "namespace", namespace)
-        kube.run("-n", namespace, "create", "configmap", "app", f"--from-file={HERE / 'app' / 'app.py'}")
-    shop = (HERE / "shop.yaml").read_text().replace("IMAGE", mesh.image)
-    client = (HERE / "client.yaml").read_text().replace("IMAGE", mesh.image)
-    kube.run("-n", "shop", "apply", "-f", "-", stdin=shop)
-    kube.run("-n", "shop", "apply", "-f", "-", stdin=(HERE / "machine.yaml").read_text().replace("IMAGE", mesh.image))
+        make_namespace(mesh, namespace)
+        deploy(mesh, namespace, "client.yaml")
+    deploy(mesh, "shop", "shop.yaml", "machine.yaml")
     for namespace in ("shop", "other"):
-        kube.run("-n", namespace, "apply", "-f", "-", stdin=client)
-    kube.run("-n", "shop", "rollout", "status", "deployment/web-v1", "deployment/web-v2", "--timeout=120s")
-    for namespace, pod in (("shop", "client"), ("shop", "machine"), ("other", "client")):
-        kube.run("-n", namespace, "wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=120s")
+        wait_for_pods(kube, namespace)
     yield kube
     kube.delete("namespace", *namespaces, "--wait=false")
 
@@ -58,4 +50,4 @@ def shop(shop_namespaces: Kube) -> Iterator[Kube]:
     kube = shop_namespaces
     for namespace in ("shop", "other", "many"):
         kube.delete("httproutes,grpcroutes", "--all", "-n", namespace)
-    eventually(lambda: not kube.items("configmaps", "-A", "-l", "meshwright.dev/unit"))
+    eventually(lambda: not kube.items("configmaps", "-A", "-l", POLICY))

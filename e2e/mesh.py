@@ -1,11 +1,13 @@
 """meshwright itself on a cluster: installed by helm, looked at, killed and frozen."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,23 @@ from e2e.kube import Kube, eventually
 
 NAMESPACE = "meshwright"
 ROOT = Path(__file__).parent.parent
-OPERATOR = "app.kubernetes.io/component=operator"
-XDS = "app.kubernetes.io/component=xds"
+PROCESSES = ("operator", "xds", "webhook")
+OPERATOR, XDS, WEBHOOK = (f"app.kubernetes.io/component={process}" for process in PROCESSES)
+POLICY = "meshwright.dev/unit,meshwright.dev/unit notin (anchors,mesh)"
+"""A selector of the ConfigMaps that are made of routes."""
+INJECTION = "meshwright-inject"
+"""The MutatingWebhookConfiguration's name."""
+PROXY = "meshwright-proxy"
+"""The proxy's container."""
+TRIAL = json.dumps(
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "trial", "namespace": "default", "annotations": {"linkerd.io/inject": "enabled"}},
+        "spec": {"containers": [{"name": "app", "image": "none"}]},
+    }
+)
+"""A pod that is only ever created for show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +43,33 @@ class Mesh:
     cluster: Cluster
     image: str
 
-    def install(self) -> None:
-        """Install or upgrade both charts and wait until every replica is ready."""
+    def install(self, values: Mapping[str, object] | None = None) -> None:
+        """Install or upgrade both charts, with these values by path beside the image, and wait until a new pod would
+        get its proxy. What an earlier installation had set is forgotten."""
         repository, _, tag = self.image.rpartition(":")
+        chosen = {"image.repository": repository, "image.tag": tag, **(values or {})}
+        sets = [word for path, value in chosen.items() for word in ("--set-json", f"{path}={json.dumps(value)}")]
         self._helm("upgrade", "--install", "meshwright-crds", str(ROOT / "helm/meshwright-crds"))
         self._helm(
-            *("upgrade", "--install", "meshwright", str(ROOT / "helm/meshwright")),
-            *("--namespace", NAMESPACE, "--create-namespace"),
-            *("--set", f"image.repository={repository}", "--set", f"image.tag={tag}"),
+            *("upgrade", "--install", "meshwright", str(ROOT / "helm/meshwright"), "--reset-values"),
+            *("--namespace", NAMESPACE, "--create-namespace", *sets),
         )
         self.kube.run("-n", NAMESPACE, "rollout", "restart", "deployment")
         self.wait_ready()
+        eventually(self.injects, seconds=120)
+
+    def injects(self) -> bool:
+        """Tell if a pod made now would get a proxy: the API server reaches the webhook and trusts it."""
+        made = self.kube.run("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=TRIAL)
+        return any(each["name"] == PROXY for each in json.loads(made)["spec"].get("initContainers", ()))
+
+    def command(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Return what ``meshwright`` does on this machine, as the cluster's admin. Its exit status is not looked at."""
+        environ = {**os.environ, "KUBECONFIG": str(self.kube.kubeconfig)}
+        words = [*self.kube.inside, sys.executable, "-m", "meshwright.cli", *args]
+        return subprocess.run(
+            words, input=stdin, capture_output=True, text=True, env=environ, timeout=180, check=False, cwd=ROOT
+        )
 
     def test(self) -> str:
         """Return what the chart's own test says. Raises AssertionError when it fails."""
@@ -49,9 +82,9 @@ class Mesh:
         return done.stdout
 
     def wait_ready(self) -> None:
-        for deployment in ("meshwright-operator", "meshwright-xds"):
+        for process in PROCESSES:
             self.kube.run(
-                "-n", NAMESPACE, "rollout", "status", f"deployment/{deployment}", "--timeout=180s", timeout=200
+                "-n", NAMESPACE, "rollout", "status", f"deployment/meshwright-{process}", "--timeout=180s", timeout=200
             )
 
     def scale(self, deployment: str, replicas: int) -> None:
@@ -60,7 +93,7 @@ class Mesh:
         if replicas:
             self.wait_ready()
         else:
-            label = OPERATOR if deployment.endswith("operator") else XDS
+            label = f"app.kubernetes.io/component={deployment.removeprefix('meshwright-')}"
             eventually(lambda: not self.kube.items("pods", "-n", NAMESPACE, "-l", label))
 
     def kill_operator(self) -> None:

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from e2e.kube import Kube, eventually
-from e2e.mesh import Mesh
+from e2e.mesh import POLICY, Mesh
 from e2e.test_routing import ROUTE, is_accepted, names_of, weights
 from meshwright.model.config import FIELD_MANAGER, STATUS_MANAGER
 
 
 def units(kube: Kube) -> dict[str, tuple[str, str]]:
     """Return every policy ConfigMap's resourceVersion and hash by namespace/name."""
-    found = kube.items("configmaps", "-A", "-l", "meshwright.dev/unit")
+    found = kube.items("configmaps", "-A", "-l", POLICY)
     return {
         f"{item['metadata']['namespace']}/{item['metadata']['name']}": (
             item["metadata"]["resourceVersion"],

@@ -1,20 +1,40 @@
 """What an admin sees after ``helm install``."""
 
-from e2e.mesh import NAMESPACE, OPERATOR, XDS, Mesh
+from e2e.kube import Json
+from e2e.mesh import INJECTION, NAMESPACE, OPERATOR, WEBHOOK, XDS, Mesh
 
 
 def test_the_charts_own_test_finds_everything_ready(mesh: Mesh) -> None:
     said = mesh.test()
     assert "meshwright-operator.meshwright:8080/readyz 200" in said
     assert "meshwright-xds.meshwright:8080/readyz 200" in said
+    assert "meshwright-webhook.meshwright:8080/readyz 200" in said
 
 
 def test_the_pods_pass_where_only_restricted_ones_may_run(mesh: Mesh) -> None:
     label = "pod-security.kubernetes.io/enforce=restricted"
     mesh.kube.run("label", "namespace", NAMESPACE, label, "--overwrite")
     try:
-        for component in (OPERATOR, XDS):
+        for component in (OPERATOR, XDS, WEBHOOK):
             mesh.kube.run("-n", NAMESPACE, "delete", "pods", "-l", component)
         mesh.wait_ready()
     finally:
         mesh.kube.run("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce-")
+
+
+def test_an_upgrade_leaves_the_webhook_believed(mesh: Mesh) -> None:
+    """The chart writes the webhook's configuration, and the operator its caBundle: neither takes it from the other."""
+
+    def read() -> Json:
+        (webhook,) = mesh.kube.get("mutatingwebhookconfiguration", INJECTION)["webhooks"]
+        return dict(webhook)
+
+    before = read()
+    try:
+        mesh.install({"webhook.timeoutSeconds": 6})
+        after = read()
+        assert (before["timeoutSeconds"], after["timeoutSeconds"]) == (5, 6)
+        assert after["clientConfig"] == before["clientConfig"]
+        assert after["clientConfig"]["caBundle"]
+    finally:
+        mesh.install()

@@ -3,10 +3,13 @@
 Runs inside pods on the image's own Python (aiohttp, grpcio); mounted from a ConfigMap, so it imports nothing of
 meshwright. One JSON object on stdout per client run.
 
-    app.py serve --name v1 [--http 8080] [--grpc 9090]
+    app.py serve --name v1 [--http 8080] [--grpc 9090] [--echo 7000] [--greet 7001] [--drain S] [--calls URL ...]
     app.py get URL [--header K:V ...] [--count N]
-    app.py load URL --seconds S [--workers N]
+    app.py load URL --seconds S [--workers N] [--fresh] [--until FILE]       URL may be tcp://HOST:PORT
     app.py grpc HOST:PORT /service/Method [--count N] [--header K:V ...]
+    app.py ws URL [--count N]
+    app.py tcp HOST:PORT [--count N]                       send a line, read it back
+    app.py greeting HOST:PORT                              say nothing, read what the server says first
 """
 
 from __future__ import annotations
@@ -14,9 +17,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import contextlib
 import json
+import os
+import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import grpc
@@ -28,62 +35,149 @@ else:
     GenericHandler = grpc.GenericRpcHandler
 
 FAILED: collections.Counter[str] = collections.Counter()
+Counts = collections.Counter[str]
 
 
-async def serve(name: str, http_port: int, grpc_port: int) -> None:
-    """Serve for ever. Query ``fail=N&id=X``: the first N requests of id X get 503; ``delay=S``: wait first."""
+class Served:
+    """What one server process answers, whatever the protocol."""
 
-    async def answer(request: web.Request) -> web.Response:
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name = name
+        self.calls = calls
+
+    async def http(self, request: web.Request) -> web.StreamResponse:
+        """Query ``fail=N&id=X``: the first N requests of id X get 503; ``delay=S``: wait first; ``status=N``."""
         await asyncio.sleep(float(request.query.get("delay", 0)))
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            return await self.websocket(request)
         status = int(request.query.get("status", 200))
         if int(request.query.get("fail", 0)) > FAILED[request.query.get("id", "")]:
             FAILED[request.query.get("id", "")] += 1
             status = 503
-        body = {"name": name, "path": request.path_qs, "host": request.host, "headers": dict(request.headers)}
-        return web.json_response(body, status=status, headers={"x-app": name})
+        body: dict[str, Any] = {
+            "name": self.name,
+            "path": request.path_qs,
+            "host": request.host,
+            "headers": dict(request.headers),
+        }
+        if request.path == "/chain":
+            body["calls"] = [await call_next(url) for url in self.calls]
+        return web.json_response(body, status=status, headers={"x-app": self.name})
 
+    async def websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """Send every text back, with the server's name before it."""
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                await socket.send_str(f"{self.name}:{message.data}")
+        return socket
+
+    async def grpc(self, method: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        """Answer with the name; a method ``Chain`` with what ``/chain`` says, in JSON."""
+        sent = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        if int(sent.get("x-fail", 0)) > FAILED[sent.get("x-id", "")]:
+            FAILED[sent.get("x-id", "")] += 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "asked to fail")
+        if not method.endswith("/Chain"):
+            return self.name.encode()
+        called = [await call_next(url) for url in self.calls]
+        return json.dumps({"name": self.name, "headers": sent, "calls": called}).encode()
+
+    async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send back what comes, as it comes."""
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Speak first, as a mail server does."""
+        writer.write(f"220 {self.name} ready\r\n".encode())
+        await writer.drain()
+        await self.echo(reader, writer)
+
+
+async def call_next(url: str) -> dict[str, Any]:
+    """Return what the next server of a chain says: ``http://orders/chain``, ``grpc://catalog:9090/shop.Catalog/Chain``."""
+    parts = urlsplit(url)
+    if parts.scheme == "grpc":
+        async with grpc.aio.insecure_channel(parts.netloc) as channel:
+            stub = channel.unary_unary(parts.path, request_serializer=bytes, response_deserializer=bytes)
+            return dict(json.loads(await stub(b"", timeout=20)))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session, session.get(url) as response:
+        return dict(await response.json())
+
+
+async def serve(args: argparse.Namespace) -> None:
+    """Serve until SIGTERM, and ``drain`` seconds longer: clients that have not heard of it yet are still answered."""
+    served = Served(args.name, args.calls)
     app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", answer)
+    app.router.add_route("*", "/{tail:.*}", served.http)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", http_port).start()
-
-    async def call(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        sent = dict(context.invocation_metadata() or ())
-        if int(sent.get("x-fail", 0)) > FAILED[str(sent.get("x-id", ""))]:
-            FAILED[str(sent.get("x-id", ""))] += 1
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "asked to fail")
-        return name.encode()
+    await web.TCPSite(runner, "0.0.0.0", args.http).start()
 
     class AnyMethod(GenericHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+            method = str(details.method)
+
+            async def call(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+                return await served.grpc(method, context)
+
             return grpc.unary_unary_rpc_method_handler(call)
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((AnyMethod(),))
-    server.add_insecure_port(f"0.0.0.0:{grpc_port}")
+    server.add_insecure_port(f"0.0.0.0:{args.grpc}")
     await server.start()
-    print(f"{name} serves HTTP on {http_port}, gRPC on {grpc_port}", flush=True)
-    await asyncio.Event().wait()
+    plain = [
+        await asyncio.start_server(answer, "0.0.0.0", port)
+        for answer, port in ((served.echo, args.echo), (served.greet, args.greet))
+    ]
+    print(f"{args.name} serves HTTP on {args.http}, gRPC on {args.grpc}", flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await asyncio.sleep(args.drain)
+    for each in plain:
+        each.close()
+    await asyncio.gather(runner.cleanup(), server.stop(2))
+
+
+async def echoed(target: str, line: bytes) -> bool:
+    """Tell if a line comes back on a connection of its own."""
+    host, _, port = target.rpartition(":")
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(line)
+        answer = await reader.readline()
+        writer.close()
+        return answer == line
 
 
 async def one(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> tuple[str, str, str]:
-    """Return status, answering name and body of one request; a connection error is status ``error``."""
+    """Return status, answering name and body of one request; a connection error is status ``error``.
+
+    ``tcp://HOST:PORT`` opens a connection and has a line sent back: that is status ``200`` too.
+    """
     try:
+        if url.startswith("tcp://"):
+            return ("200", "", "") if await echoed(url.removeprefix("tcp://"), b"line\n") else ("other", "", "")
         async with session.get(url, headers=headers, allow_redirects=False) as response:
             text = await response.text()
             return str(response.status), response.headers.get("x-app", ""), text
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
         return "error", "", f"{type(error).__name__}: {error}"
 
 
-def report(statuses: collections.Counter[str], names: collections.Counter[str], last: str, started: float) -> None:
+def report(statuses: Counts, names: Counts, last: str, started: float) -> None:
     print(json.dumps({"statuses": statuses, "names": names, "last": last, "seconds": time.monotonic() - started}))
 
 
 async def get(url: str, headers: dict[str, str], count: int) -> None:
     """Send ``count`` requests one after the other, each on the same connection where it can be kept."""
-    statuses, names, last, started = collections.Counter[str](), collections.Counter[str](), "", time.monotonic()
+    statuses, names, last, started = Counts(), Counts(), "", time.monotonic()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
         for _ in range(count):
             status, name, last = await one(session, url, headers)
@@ -92,28 +186,36 @@ async def get(url: str, headers: dict[str, str], count: int) -> None:
     report(statuses, names, last, started)
 
 
-async def load(url: str, headers: dict[str, str], seconds: float, workers: int) -> None:
-    """Send requests from ``workers`` loops for ``seconds``; the last body that was not a 200 is in ``last``."""
-    statuses, names, bad = collections.Counter[str](), collections.Counter[str](), [""]
+async def load(args: argparse.Namespace, headers: dict[str, str]) -> None:
+    """Send requests from ``workers`` loops for ``seconds``, at most until the file ``until`` is there.
+
+    ``fresh``: each request on a connection of its own. The last body that was not a 200 is in ``last``.
+    """
+    statuses, names, bad = Counts(), Counts(), [""]
     started = time.monotonic()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    connector = aiohttp.TCPConnector(force_close=args.fresh)
+
+    def is_over() -> bool:
+        return time.monotonic() - started > args.seconds or bool(args.until and os.path.exists(args.until))
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), connector=connector) as session:
 
         async def loop() -> None:
-            while time.monotonic() - started < seconds:
-                status, name, text = await one(session, url, headers)
+            while not is_over():
+                status, name, text = await one(session, args.target, headers)
                 statuses[status] += 1
                 names[name] += 1
                 if status != "200":
-                    bad[0] = text
+                    bad[0] = f"after {time.monotonic() - started:.1f} s: {status} {text}"
                 await asyncio.sleep(0.005)
 
-        await asyncio.gather(*(loop() for _ in range(workers)))
+        await asyncio.gather(*(loop() for _ in range(args.workers)))
     report(statuses, names, bad[0], started)
 
 
 async def call_grpc(target: str, method: str, headers: dict[str, str], count: int) -> None:
     """Call ``method`` with an empty message ``count`` times; ``{n}`` in a header's value is the call's number."""
-    statuses, names, last, started = collections.Counter[str](), collections.Counter[str](), "", time.monotonic()
+    statuses, names, last, started = Counts(), Counts(), "", time.monotonic()
 
     async with grpc.aio.insecure_channel(target) as channel:
         stub = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
@@ -128,14 +230,59 @@ async def call_grpc(target: str, method: str, headers: dict[str, str], count: in
     report(statuses, names, last, started)
 
 
-def main() -> None:
+async def call_websocket(url: str, count: int) -> None:
+    """Send ``count`` texts on one WebSocket; ``last`` is the last answer."""
+    statuses, names, last, started = Counts(), Counts(), "", time.monotonic()
+    try:
+        async with aiohttp.ClientSession() as session, session.ws_connect(url, timeout=_WAIT) as socket:
+            for number in range(count):
+                await socket.send_str(str(number))
+                last = await socket.receive_str(timeout=20)
+                name, _, text = last.partition(":")
+                statuses["echo" if text == str(number) else "other"] += 1
+                names[name] += 1
+    except (aiohttp.ClientError, TimeoutError) as error:
+        statuses["error"] += 1
+        last = f"{type(error).__name__}: {error}"
+    report(statuses, names, last, started)
+
+
+_WAIT = aiohttp.ClientWSTimeout(ws_close=5)
+
+
+async def call_tcp(target: str, count: int, *, is_first: bool) -> None:
+    """Send ``count`` lines on one connection and read each back; without ``is_first`` only read the server's first."""
+    statuses, last, started = Counts(), "", time.monotonic()
+    host, _, port = target.rpartition(":")
+    try:
+        async with asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            for number in range(count):
+                line = f"line {number}\n".encode()
+                if is_first:
+                    writer.write(line)
+                answer = await reader.readline()
+                last = answer.decode(errors="replace").strip()
+                statuses["echo" if answer == line else "greeting" if answer.startswith(b"220 ") else "other"] += 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+    except (OSError, TimeoutError) as error:
+        statuses["error"] += 1
+        last = f"{type(error).__name__}: {error}"
+    report(statuses, Counts(), last, started)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     server = commands.add_parser("serve")
     server.add_argument("--name", required=True)
-    server.add_argument("--http", type=int, default=8080)
-    server.add_argument("--grpc", type=int, default=9090)
-    for command in ("get", "load", "grpc"):
+    server.add_argument("--calls", action="append", default=[])
+    server.add_argument("--drain", type=float, default=0)
+    for flag, port in (("--http", 8080), ("--grpc", 9090), ("--echo", 7000), ("--greet", 7001)):
+        server.add_argument(flag, type=int, default=port)
+    for command in ("get", "load", "grpc", "ws", "tcp", "greeting"):
         client = commands.add_parser(command)
         client.add_argument("target")
         if command == "grpc":
@@ -144,18 +291,30 @@ def main() -> None:
         client.add_argument("--count", type=int, default=1)
         client.add_argument("--seconds", type=float, default=1)
         client.add_argument("--workers", type=int, default=4)
-    args = parser.parse_args()
+        client.add_argument("--fresh", action="store_true")
+        client.add_argument("--until", default="")
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
     if args.command == "serve":
-        asyncio.run(serve(args.name, args.http, args.grpc))
+        asyncio.run(serve(args))
         return
     headers = dict(header.split(":", 1) for header in args.header)
     match args.command:
         case "get":
             asyncio.run(get(args.target, headers, args.count))
         case "load":
-            asyncio.run(load(args.target, headers, args.seconds, args.workers))
+            asyncio.run(load(args, headers))
         case "grpc":
             asyncio.run(call_grpc(args.target, args.method, headers, args.count))
+        case "ws":
+            asyncio.run(call_websocket(args.target, args.count))
+        case "tcp":
+            asyncio.run(call_tcp(args.target, args.count, is_first=True))
+        case "greeting":
+            asyncio.run(call_tcp(args.target, 1, is_first=False))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,243 @@
+"""Certificates change, pods come and go, parts of the mesh are away: no request fails of it and nothing restarts."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
+
+from e2e.certificates import (
+    ISSUER,
+    TRUST,
+    fingerprint,
+    identity,
+    make_authority,
+    names_for,
+    names_in,
+    own_chain,
+    read_bundle,
+    read_secret,
+    renew,
+    shown_chain,
+)
+from e2e.kube import Json, Kube, eventually
+from e2e.mesh import NAMESPACE, Mesh
+from e2e.pods import (
+    deploy,
+    is_meshed,
+    make_namespace,
+    namespace,
+    pods_of,
+    restarts,
+    start_load,
+    wait_for_pods,
+    write_file,
+)
+
+LEAF_SECONDS = 90
+HERE = "steady"
+"""The namespace of these tests."""
+
+
+@pytest.fixture(scope="module")
+def steady(mesh: Mesh) -> Iterator[Kube]:
+    """Two servers, a client and a machine outside the mesh, all with leaves that last a minute and a half."""
+    kube = mesh.kube
+    mesh.install({"identity.leafLifetime": f"{LEAF_SECONDS}s"})
+    kube.delete("namespace", HERE, "--wait=true")
+    make_namespace(mesh, HERE)
+    deploy(mesh, HERE, "steady.yaml", "client.yaml", "machine.yaml")
+    wait_for_pods(kube, HERE)
+    eventually(lambda: kube.app(HERE, "client", "get", "http://web/")["statuses"], until={"200": 1}.__eq__)
+    yield kube
+    kube.delete("namespace", HERE, "--wait=false")
+    mesh.install()
+
+
+def meshed(kube: Kube) -> list[str]:
+    return [name for name, pod in pods_of(kube, HERE).items() if is_meshed(pod)]
+
+
+def assert_unharmed(answer: Json) -> None:
+    assert answer["statuses"].keys() == {"200"}, answer
+    assert answer["statuses"]["200"] > 100, answer
+
+
+@pytest.mark.slow
+def test_two_issuers_one_after_the_other_cost_no_request_and_no_restart(steady: Kube) -> None:
+    before = restarts(steady, HERE)
+    # Requests on kept connections, and connections that are each encrypted anew.
+    loads = [start_load(steady, HERE, "client", url) for url in ("http://web/", "tcp://web:7000")]
+    seen = {fingerprint(read_secret(steady)[0])}
+    for _ in range(2):
+        made = fingerprint(renew(steady))
+        assert made not in seen
+        seen.add(made)
+        for pod in meshed(steady):
+            eventually(
+                lambda pod=pod: fingerprint(own_chain(steady, HERE, pod)[1]),  # type: ignore[misc]
+                until=made.__eq__,
+                seconds=2 * LEAF_SECONDS,
+                every=2,
+            )
+        for server in pods_of(steady, HERE, "app=web").values():
+            eventually(lambda pod=server: fingerprint(shown(steady, pod)), until=made.__eq__, every=2)  # type: ignore[misc]
+    for load in loads:
+        assert_unharmed(load.stop())
+    assert restarts(steady, HERE) == before
+
+
+def shown(kube: Kube, pod: Json) -> Certificate:
+    """Return the issuer of what a server shows the client."""
+    target = f"{pod['status']['podIP']}:8080"
+    return shown_chain(kube, HERE, "client", target, TRUST.dns(identity(HERE, "web")))[1]
+
+
+@pytest.mark.slow
+def test_the_bundle_grows_and_shrinks_and_proxies_follow_without_a_restart(steady: Kube, mesh: Mesh) -> None:
+    kube, other = steady, make_authority("root.other")
+    own = read_secret(kube, "meshwright-trust-anchor")[0]
+    own_pem = read_pem(kube, "meshwright-trust-anchor")
+
+    def publish(*anchors: str) -> None:
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "e2e-anchors", "namespace": NAMESPACE},
+            "data": {"ca-bundle.crt": "".join(anchors)},
+        }
+        kube.apply(json.dumps(manifest))
+
+    publish(own_pem)
+    values = {"identity.leafLifetime": f"{LEAF_SECONDS}s", "identity.trustBundle": "configmap/e2e-anchors"}
+    mesh.install(values)
+    try:
+        before, load = restarts(kube, HERE), start_load(kube, HERE, "client", "tcp://web:7000")
+        chain, key = other.sign(identity(HERE, "client"))
+        anchors = kube.get("configmap", "mw-trust-anchors", "-n", HERE)["data"]["ca-bundle.crt"]
+        for path, text in (("chain", chain), ("key", key), ("anchors", anchors)):
+            write_file(kube, HERE, "machine", f"/tmp/{path}.pem", text)
+        address = next(iter(pods_of(kube, HERE, "app=web").values()))["status"]["podIP"]
+
+        def gets_in() -> bool:
+            """Tell if a server takes a certificate that the other root signed."""
+            name = TRUST.dns(identity(HERE, "web"))
+            files = ("--anchors", "/tmp/anchors.pem", "--chain", "/tmp/chain.pem", "--key", "/tmp/key.pem")
+            words = ("python3", "/app/intruder.py", "tls", f"{address}:8080", "--name", name, *files)
+            return bool(json.loads(kube.run("-n", HERE, "exec", "machine", "-c", "app", "--", *words)).get("status"))
+
+        assert not gets_in()
+        publish(own_pem, other.pem)
+        both = {fingerprint(own), fingerprint(other.certificate)}
+        eventually(lambda: read_bundle(kube, HERE), until=both.__eq__)
+        eventually(gets_in, seconds=150, every=2)
+        publish(own_pem)
+        eventually(lambda: read_bundle(kube, HERE), until={fingerprint(own)}.__eq__)
+        eventually(lambda: not gets_in(), seconds=150, every=2)
+        assert_unharmed(load.stop())
+        assert restarts(kube, HERE) == before
+    finally:
+        mesh.install({"identity.leafLifetime": f"{LEAF_SECONDS}s"})
+        kube.delete("configmap", "e2e-anchors", "-n", NAMESPACE)
+
+
+def read_pem(kube: Kube, name: str) -> str:
+    return read_secret(kube, name)[0].public_bytes(Encoding.PEM).decode()
+
+
+def test_a_rolling_restart_loses_no_request(steady: Kube) -> None:
+    urls = ("http://web/", "tcp://web:7000")
+    loads = [start_load(steady, HERE, "client", url) for url in urls]
+    old = set(pods_of(steady, HERE, "app=web"))
+    for _ in range(2):
+        steady.run("-n", HERE, "rollout", "restart", "deployment/web")
+        steady.run("-n", HERE, "rollout", "status", "deployment/web", "--timeout=180s", timeout=200)
+    eventually(lambda: len(steady.items("pods", "-n", HERE, "-l", "app=web")), until=(2).__eq__)
+    assert not old & set(pods_of(steady, HERE, "app=web"))
+    assert set(meshed(steady)) == {"client", *pods_of(steady, HERE, "app=web")}
+    for load in loads:
+        assert_unharmed(load.stop())
+
+
+def test_an_issuers_secret_that_is_deleted_comes_back_and_nothing_is_lost(steady: Kube) -> None:
+    load = start_load(steady, HERE, "client", "tcp://web:7000")
+    old = fingerprint(read_secret(steady)[0])
+    steady.delete("secret", ISSUER, "-n", NAMESPACE)
+    eventually(lambda: fingerprint(read_secret(steady)[0]), until=lambda seen: seen != old)
+    start_again(steady)
+    assert_unharmed(load.stop())
+
+
+def start_again(kube: Kube) -> None:
+    """Make every server anew: each needs a certificate to become ready."""
+    kube.run("-n", HERE, "rollout", "restart", "deployment/web")
+    kube.run("-n", HERE, "rollout", "status", "deployment/web", "--timeout=180s", timeout=200)
+
+
+def test_pods_start_and_call_without_an_operator(steady: Kube, mesh: Mesh) -> None:
+    mesh.scale("meshwright-operator", 0)
+    try:
+        load = start_load(steady, HERE, "client", "tcp://web:7000")
+        start_again(steady)
+        assert_unharmed(load.stop())
+    finally:
+        mesh.scale("meshwright-operator", 2)
+
+
+@pytest.mark.slow
+def test_calls_go_on_while_the_api_server_is_away(steady: Kube, mesh: Mesh) -> None:
+    cluster = mesh.own_cluster()
+    before = restarts(steady, HERE)
+    loads = [start_load(steady, HERE, "client", url) for url in ("http://web/", "tcp://web:7000")]
+    cluster.restart_apiserver(down_seconds=15)
+    for load in loads:
+        assert_unharmed(load.stop())
+    assert restarts(steady, HERE) == before
+    mesh.wait_ready()
+    # Leaves are renewed again, too.
+    old = fingerprint(own_chain(steady, HERE, "client")[0])
+    eventually(
+        lambda: fingerprint(own_chain(steady, HERE, "client")[0]),
+        until=lambda seen: seen != old,
+        seconds=2 * LEAF_SECONDS,
+        every=2,
+    )
+
+
+def test_delivery_that_restarts_is_not_felt(steady: Kube, mesh: Mesh) -> None:
+    load = start_load(steady, HERE, "client", "http://web/", "--fresh")
+    steady.run("-n", NAMESPACE, "rollout", "restart", "deployment/meshwright-xds")
+    mesh.wait_ready()
+    start_again(steady)
+    assert_unharmed(load.stop())
+
+
+def test_a_namespace_goes_and_comes_back_with_its_anchors(mesh: Mesh) -> None:
+    for _ in range(2):
+        with namespace(mesh, "fleeting") as name:
+            deploy(mesh, name, "client.yaml")
+            wait_for_pods(mesh.kube, name)
+            assert names_in(own_chain(mesh.kube, name, "client")[0]) == names_for(name, "client")
+            mesh.kube.run("delete", "namespace", name, "--wait=true", "--timeout=90s")
+
+
+def test_while_the_webhook_is_away_pods_start_without_a_proxy_and_check_finds_them(mesh: Mesh) -> None:
+    kube = mesh.kube
+    with namespace(mesh, "unlucky") as name:
+        mesh.scale("meshwright-webhook", 0)
+        try:
+            deploy(mesh, name, "client.yaml")
+            wait_for_pods(kube, name)
+            assert not is_meshed(pods_of(kube, name)["client"])
+            done = mesh.command("check", "--wait", "0", "-o", "json")
+            assert done.returncode == 1, done.stdout + done.stderr
+            assert f"pod/client in {name}" in done.stdout
+            assert "meshwright-webhook" in done.stdout
+        finally:
+            mesh.scale("meshwright-webhook", 2)
+        eventually(mesh.injects)
+        kube.delete("pod", "client", "-n", name)
+        deploy(mesh, name, "client.yaml")
+        wait_for_pods(kube, name)
+        assert is_meshed(pods_of(kube, name)["client"])
