@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.bench import apiserver, delivery, dev
+from e2e.bench import apiserver, delivery, dev, identity, inject, latency
 from e2e.bench import compile as compiling
+from e2e.bench.sizes import SIZES, choose_sizes
 
 Json = dict[str, Any]
 FOLDER = Path(".bench")
@@ -33,17 +34,30 @@ def main() -> int:
     parser.add_argument(
         "parts",
         nargs="*",
-        default=["compile", "delivery", "cluster"],
-        help="of: compile dev delivery cluster (default: all)",
+        default=["compile", "dev", "delivery", "identity", "inject", "latency", "cluster"],
+        help="of: compile dev delivery identity inject latency cluster (default: all)",
     )
-    parser.add_argument("--routes", type=int, default=10_000, help="routes in the cluster (default: %(default)s)")
+    parser.add_argument(
+        "--routes",
+        type=int,
+        default=SIZES[-1],
+        metavar="N",
+        help=f"the largest size; of {', '.join(map(str, SIZES))} the smaller ones are measured, too. Routes, in the "
+        "part delivery Services with ten routes each (default: %(default)s)",
+    )
     args = parser.parse_args()
+    if args.routes < 10:
+        parser.error("--routes: at least 10")
+    sizes = choose_sizes(args.routes)
     FOLDER.mkdir(exist_ok=True)
     parts: dict[str, Callable[[], Json]] = {
-        "compile": compiling.measure,
-        "dev": lambda: asyncio.run(dev.measure()),
-        "delivery": delivery.measure,
-        "cluster": lambda: asyncio.run(apiserver.measure(args.routes, FOLDER)),
+        "compile": lambda: compiling.measure(sizes),
+        "dev": lambda: asyncio.run(dev.measure(sizes)),
+        "delivery": lambda: delivery.measure(sizes),
+        "identity": lambda: asyncio.run(identity.measure()),
+        "inject": lambda: asyncio.run(inject.measure()),
+        "latency": latency.measure,
+        "cluster": lambda: asyncio.run(apiserver.measure(sizes, FOLDER)),
     }
     if unknown := set(args.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
@@ -51,16 +65,13 @@ def main() -> int:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         figures = parts[name]()
-        figures["machine"] = {
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "seconds": time.monotonic() - started,
-        }
+        seconds = round(time.monotonic() - started, 1)
+        figures["machine"] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "seconds": seconds}
         (FOLDER / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
         rows = figures.pop("rows", None)
         if rows:
             show(name, rows)
-        show(f"{name}: in one run", [{key: value for key, value in figures.items() if key != "machine"}])
+        show(f"{name}: in one run, {seconds} s", [{key: value for key, value in figures.items() if key != "machine"}])
     return 0
 
 

@@ -8,21 +8,20 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
+from e2e.bench.running import Running, start
+from e2e.bench.sizes import Progress
 from e2e.bench.synthetic import make_all
-from e2e.cluster import ensure_cluster
+from e2e.cluster import Cluster, ensure_cluster
 from e2e.cluster.places import HOST_ADDRESS
 from meshwright.edge.client import ApiError, Client, Resource, connect
 from meshwright.edge.resources import RESOURCES
@@ -44,6 +43,9 @@ SERVICES = RESOURCES[Kind.SERVICE]
 SLICES = RESOURCES[Kind.ENDPOINT_SLICE]
 CONFIG_MAPS = RESOURCES[Kind.CONFIG_MAP]
 EDITED = Namespace("bench-edited")
+PLAINTEXT = ("--plaintext",)
+"""Delivery on loopback, to an Envoy that is in no pod and so has no identity."""
+
 LIST_AND_COMPILE = """
 import asyncio, sys, time
 from meshwright.edge.client import connect
@@ -158,54 +160,6 @@ async def measure_bare_statuses(client: Client) -> float:
 
     routes = await list_routes(client)
     return len(routes) / await at_once(partial(patch, route) for route in routes)
-
-
-class Running:
-    """A process of ours with its HTTP endpoints."""
-
-    def __init__(self, process: subprocess.Popen[bytes], metrics_port: int) -> None:
-        self.process = process
-        self.started = time.monotonic()
-        self._url = f"http://127.0.0.1:{metrics_port}"
-
-    async def is_ready(self) -> bool:
-        try:
-            async with aiohttp.ClientSession() as session, session.get(f"{self._url}/readyz") as answer:
-                return answer.status == 200
-        except aiohttp.ClientError:
-            return False
-
-    async def ready(self) -> float:
-        """Return the seconds from start to ready."""
-        while not await self.is_ready():
-            assert self.process.poll() is None, "the process ended"
-            await asyncio.sleep(0.02)
-        return time.monotonic() - self.started
-
-    async def writes(self) -> dict[str, float]:
-        """Return how many writes there were, by kind; none while nobody answers yet."""
-        total: dict[str, float] = {}
-        try:
-            async with aiohttp.ClientSession() as session, session.get(f"{self._url}/metrics") as answer:
-                page = await answer.text()
-        except aiohttp.ClientError:
-            return total
-        for kind, value in re.findall(r'^meshwright_writes_total\{kind="(\w+)",.*\} (\S+)$', page, re.MULTILINE):
-            total[kind] = total.get(kind, 0) + float(value)
-        return total
-
-    def stop(self) -> None:
-        """End it, if it has not ended."""
-        self.process.terminate()
-        self.process.wait(30)
-
-
-def start(command: str, kubeconfig: Path, *flags: str, log: Path) -> Running:
-    port = free_port()
-    args = [sys.executable, "-m", "meshwright.cli", command, "--kubeconfig", str(kubeconfig)]
-    with log.open("ab") as output:
-        process = subprocess.Popen([*args, "--metrics-port", str(port), *flags], stdout=output, stderr=output)
-    return Running(process, port)
 
 
 async def measure_statuses(operator: Running, routes: int) -> float:
@@ -357,48 +311,61 @@ async def measure_edits(client: Client, door: int) -> tuple[list[float], list[fl
     return took, floor
 
 
-async def measure(routes: int, folder: Path) -> Json:
-    """Return the figures with ``routes`` routes in the cluster."""
-    cluster = ensure_cluster()
-    kubectl = [str(cluster.kubectl), f"--kubeconfig={cluster.kubeconfig}"]
-    installed = [*kubectl, "-n", "meshwright", "scale", "deployment", "--all", "--replicas=0"]
-    await asyncio.to_thread(subprocess.run, installed, capture_output=True, check=False)
+async def measure_size(cluster: Cluster, client: Client, routes: int, folder: Path, progress: Progress) -> Json:
+    """Return the figures with ``routes`` routes in the cluster, which has none of ours before and after.
+
+    Raises:
+        TimeoutError: it took more than two minutes and a tenth of a second a route; a quiet machine needs a fifth.
+    """
+    started = time.monotonic()
+    async with asyncio.timeout(120 + routes / 10), AsyncExitStack() as stack:
+        figures = await _measure_size(stack, cluster, client, routes, folder, progress)
+    return {"routes": routes, **figures, "seconds": round(time.monotonic() - started)}
+
+
+async def _measure_size(
+    stack: AsyncExitStack, cluster: Cluster, client: Client, routes: int, folder: Path, progress: Progress
+) -> Json:
+    progress("making namespaces, Services and routes")
+    await clear(client)
+    stack.push_async_callback(clear, client)
+    await fill(client, routes)
+    progress("statuses by a bare client")
+    bare_per_second = await measure_bare_statuses(client)
+
+    def operator() -> Running:
+        started = start("operator", cluster.kubeconfig, "--no-leader-election", log=folder / "operator.log")
+        stack.callback(started.stop)
+        return started
+
+    progress("statuses by the operator")
+    running = operator()
+    statuses_per_second = await measure_statuses(running, routes)
+    await asyncio.sleep(2)
+    await asyncio.to_thread(running.stop)
+
+    progress("list and compile, then a restart")
+    started = time.monotonic()
+    command = [sys.executable, "-c", LIST_AND_COMPILE, str(cluster.kubeconfig)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(await connect(str(cluster.kubeconfig)))
-        await clear(client)
-        stack.push_async_callback(clear, client)
-        await fill(client, routes)
-        bare_per_second = await measure_bare_statuses(client)
+    await asyncio.to_thread(subprocess.run, command, check=True, env=environment)
+    bare_seconds = time.monotonic() - started
+    running = operator()
+    ready_seconds = await running.ready()
+    await asyncio.sleep(3)
+    restart_writes = sum((await running.writes()).values())
 
-        def operator() -> Running:
-            started = start("operator", cluster.kubeconfig, "--no-leader-election", log=folder / "operator.log")
-            stack.callback(started.stop)
-            return started
-
-        running = operator()
-        statuses_per_second = await measure_statuses(running, routes)
-        await asyncio.sleep(2)
-        await asyncio.to_thread(running.stop)
-
-        started = time.monotonic()
-        command = [sys.executable, "-c", LIST_AND_COMPILE, str(cluster.kubeconfig)]
-        await asyncio.to_thread(subprocess.run, command, check=True, env=environment)
-        bare_seconds = time.monotonic() - started
-        running = operator()
-        ready_seconds = await running.ready()
-        await asyncio.sleep(3)
-        restart_writes = sum((await running.writes()).values())
-
-        address = await make_edited(client, {name: await start_backend(stack, name) for name in "ab"})
-        xds_port = free_port()
-        xds = start("xds", cluster.kubeconfig, "--host", "127.0.0.1", "--port", str(xds_port), log=folder / "xds.log")
-        stack.callback(xds.stop)
-        await xds.ready()
-        door = await stack.enter_async_context(client_envoy(xds_port, address))
-        edits_ms, floor_ms = await measure_edits(client, door)
+    progress(f"{EDITS} edits until traffic follows")
+    address = await make_edited(client, {name: await start_backend(stack, name) for name in "ab"})
+    xds_port = free_port()
+    flags = ("--host", "127.0.0.1", "--port", str(xds_port), *PLAINTEXT)
+    xds = start("xds", cluster.kubeconfig, *flags, log=folder / "xds.log")
+    stack.callback(xds.stop)
+    await xds.ready()
+    door = await stack.enter_async_context(client_envoy(xds_port, address))
+    edits_ms, floor_ms = await measure_edits(client, door)
+    progress("taking everything away")
     return {
-        "routes": routes,
         "bare_statuses_per_second": round(bare_per_second),
         "statuses_per_second": round(statuses_per_second),
         "statuses_ratio": round(statuses_per_second / bare_per_second, 2),
@@ -412,3 +379,18 @@ async def measure(routes: int, folder: Path) -> Json:
         "edit_p99_ms": round(percentile(edits_ms, 0.99), 1),
         "edit_ratio": round(statistics.median(edits_ms) / statistics.median(floor_ms), 2),
     }
+
+
+async def measure(sizes: Sequence[int], folder: Path) -> Json:
+    """Return the figures of every size, one row each, and the ratio of an edit's time at the largest to that at the
+    smallest. Every row's own ratios are to bare clients beside the same routes."""
+    cluster = ensure_cluster()
+    kubectl = [str(cluster.kubectl), f"--kubeconfig={cluster.kubeconfig}"]
+    installed = [*kubectl, "-n", "meshwright", "scale", "deployment", "--all", "--replicas=0"]
+    await asyncio.to_thread(subprocess.run, installed, capture_output=True, check=False)
+    async with await connect(str(cluster.kubeconfig)) as client:
+        rows = [
+            await measure_size(cluster, client, routes, folder, Progress(f"cluster, {routes} routes"))
+            for routes in sizes
+        ]
+    return {"rows": rows, "edit_p50_ratio": round(rows[-1]["edit_p50_ms"] / rows[0]["edit_p50_ms"], 2)}

@@ -7,15 +7,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from e2e.bench.sizes import Progress
 from e2e.bench.synthetic import make_all, make_route
 from meshwright.model.config import Config
 from meshwright.parse.kinds import parse_object
 from meshwright.pipeline import Compiler
 
-SIZES = (100, 3_000, 10_000)
 EDITS = 300
 ROUNDS = 3
 
@@ -52,12 +53,16 @@ def measure_one(routes: int) -> dict[str, Any]:
     }
 
 
-def measure() -> dict[str, Any]:
+def measure(sizes: Sequence[int]) -> dict[str, Any]:
     """Return the figures of every size, and the ratio of one edit's cost at the largest to that at the smallest.
 
     The sizes take turns, and of each the round with the fastest edit counts: others work on the machine, too.
     """
-    rounds = [[_measure_apart(size) for size in SIZES] for _ in range(ROUNDS)]
+    progress = Progress("compile")
+    rounds = []
+    for number in range(ROUNDS):
+        progress(f"round {number + 1} of {ROUNDS}: {', '.join(map(str, sizes))} routes")
+        rounds.append([_measure_apart(size) for size in sizes])
     rows = [min(of_size, key=lambda row: float(row["edit_p50_ms"])) for of_size in zip(*rounds, strict=True)]
     return {"rows": rows, "edit_p50_ratio": round(rows[-1]["edit_p50_ms"] / rows[0]["edit_p50_ms"], 2)}
 

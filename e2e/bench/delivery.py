@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ import grpc.aio
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
+from e2e.bench.sizes import Progress
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.xds import METHOD, SERVICE, serve_hub
@@ -33,7 +34,6 @@ from meshwright.model.units import Namespace, Port
 from tests.envoy import SERVED_BY, Upstream, free_port, run_envoy, upstream
 from tests.mesh import make_service, make_slice, make_unit, to
 
-SIZES = (100, 10_000)
 ROUTES = 10
 USED = 10
 EDITS = 60
@@ -187,14 +187,19 @@ async def be_clients(port: int, count: int) -> None:
             print("all", flush=True)
 
 
-def measure(sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
-    """Return all figures; each size in a process of its own, for the memory to be its own.
+def measure(sizes: Sequence[int]) -> dict[str, Any]:
+    """Return all figures; each size, a number of Services, in a process of its own, for the memory to be its own.
 
     The ratios are of the largest size to the smallest: what an edit costs, and what a proxy holds that uses ten
     Services, beside one that uses none.
     """
-    rows = [_apart(f"measure_proxy({size})") for size in sizes]
+    progress = Progress("delivery")
+    rows = []
+    for size in sizes:
+        progress(f"a proxy among {size} Services of {ROUTES} routes each")
+        rows.append(_apart(f"measure_proxy({size})"))
     few, many = rows[0], rows[-1]
+    progress(f"{STREAMS} streams")
     return {
         "rows": rows,
         "edit_p50_ratio": round(many["edit_p50_ms"] / few["edit_p50_ms"], 2),

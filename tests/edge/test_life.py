@@ -91,7 +91,7 @@ async def test_kopf_ends_whenever_it_is_asked_to(client: Client, seconds: float)
     life = Life(login=client.login, defined=ears.defined, restarted=ears.restarted)
     life.start()
     await asyncio.sleep(seconds)  # it is at another point of its start each time
-    await asyncio.to_thread(life.stop, 30.0)  # kopf itself waits 5 s for tasks that it did not expect
+    await asyncio.to_thread(life.stop)
     assert not life.is_alive()
 
 

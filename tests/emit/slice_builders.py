@@ -1,38 +1,22 @@
-"""A Service, members of it, and slices as the API server shows them."""
+"""Numbered members of a Service, and slices as the API server shows them."""
 
 import json
 
 from meshwright.model.desired import Json
 from meshwright.model.linked_members import Family, Member, MemberGroup, MemberPort
-from meshwright.model.ref import Kind, Ref
-from meshwright.model.units import Namespace, Port
-from meshwright.model.workload import Service
+from meshwright.model.units import Port
+from tests.workloads import make_group, make_member
 
-NAMESPACE = Namespace("shop")
 PORTS = (MemberPort("sql", Port(5432), "TCP"),)
-SERVICE = Service(
-    ref=Ref(Kind.SERVICE, NAMESPACE, "db"),
-    uid="service-uid",
-    type="ClusterIP",
-    addresses=("10.96.0.1",),
-    is_headless=False,
-    ports=(),
-    selector=(("app", "db"),),
-)
 
 
-def member(number: int, *, is_ready: bool = True, address: str | None = None, uid: str | None = None) -> Member:
-    name = f"vm-{number:03}"
-    return Member(
-        workload=Ref(Kind.EXTERNAL_WORKLOAD, NAMESPACE, name),
-        uid=uid or f"uid-{name}",
-        addresses=(address or f"10.0.{number // 200}.{number % 200 + 1}",),
-        is_ready=is_ready,
-    )
+def member(number: int, *, is_ready: bool = True, address: str | None = None, uid: str = "") -> Member:
+    own = address or f"10.0.{number // 200}.{number % 200 + 1}"
+    return make_member(f"vm-{number:03}", own, is_ready=is_ready, uid=uid)
 
 
 def group(*members: Member, ports: tuple[MemberPort, ...] = PORTS, family: Family = Family.IPV4) -> MemberGroup:
-    return MemberGroup(family=family, ports=ports, members=members)
+    return make_group(*members, ports=ports, family=family)
 
 
 def numbered(*numbers: int | range) -> MemberGroup:

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from meshwright.emit.filters import combine_filters, emit_header_changes, emit_redirect, emit_rewrite
+from meshwright.emit.filters import (
+    combine_filters,
+    emit_header_changes,
+    emit_redirect,
+    emit_redirect_route,
+    emit_rewrite,
+)
 from meshwright.model.desired import Json
 from meshwright.model.route import Filters, FullPath, Header, HeaderModifier, PrefixPath, Redirect, Rewrite
 from meshwright.model.units import Port
@@ -147,3 +153,33 @@ def test_a_redirect_says_the_port_the_client_will_need(
     service_port: int, redirect: dict[str, Any], emitted: Json
 ) -> None:
     assert emit_redirect(Redirect(**redirect), Port(service_port)) == {"response_code": "FOUND", **emitted}
+
+
+@pytest.mark.parametrize(
+    ("service_port", "redirect", "taken_out"),
+    [
+        (8080, {"scheme": "https"}, "https://[^/]*):443"),
+        (443, {"scheme": "https"}, "https://[^/]*):443"),
+        (8080, {"scheme": "http"}, "http://[^/]*):80"),
+        (8080, {"port": Port(80)}, "http://[^/]*):80"),
+        (8080, {"scheme": "https", "port": Port(80)}, None),
+        (8080, {"scheme": "https", "hostname": "a.b"}, None),
+        (8080, {}, None),
+        (443, {}, None),
+        (80, {"scheme": "https"}, None),
+        (80, {}, None),
+    ],
+)
+def test_a_well_known_port_that_envoy_must_be_told_is_taken_out_of_location_again(
+    service_port: int, redirect: dict[str, Any], taken_out: str | None
+) -> None:
+    own = HeaderModifier(set=(Header(name="a", value="b"),))
+    made = Redirect(**redirect)
+    route = emit_redirect_route(Filters(redirect=made, response_headers=own), made, Port(service_port))
+    regex = f"^({taken_out}(/.*)$|^(.*)$"
+    value = f"%CEL(re.extract(response.headers['location'], '{regex}', r'\\1\\2\\3'))%"
+    changes = [header("location", value, "OVERWRITE_IF_EXISTS")] if taken_out else []
+    assert route == {
+        "redirect": emit_redirect(made, Port(service_port)),
+        "response_headers_to_add": [*changes, header("a", "b", "OVERWRITE_IF_EXISTS_OR_ADD")],
+    }

@@ -10,12 +10,13 @@ from meshwright.model.desired import Json
 from meshwright.model.linked_members import Family, MemberPort
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
-from tests.emit.slice_builders import NAMESPACE, PORTS, SERVICE, changed, group, member, names_in, numbered, observed
+from tests.emit.slice_builders import PORTS, changed, group, member, names_in, numbered, observed
+from tests.workloads import DB, NAMESPACE
 
 
 def test_a_slice_is_written_whole() -> None:
     service = replace(
-        SERVICE,
+        DB,
         is_headless=True,
         labels=(
             ("app", "db"),
@@ -86,13 +87,13 @@ def test_a_slice_is_written_whole() -> None:
 
 
 def test_a_service_that_is_not_headless_has_no_such_label() -> None:
-    (raw,) = emit_slices(SERVICE, (numbered(1),), {}).values()
+    (raw,) = emit_slices(DB, (numbered(1),), {}).values()
     assert "service.kubernetes.io/headless" not in raw["metadata"]["labels"]
 
 
 def test_without_members_there_is_no_slice_and_none_stays() -> None:
-    assert emit_slices(SERVICE, (), {}) == {}
-    assert emit_slices(SERVICE, (), observed(emit_slices(SERVICE, (numbered(range(5)),), {}))) == {}
+    assert emit_slices(DB, (), {}) == {}
+    assert emit_slices(DB, (), observed(emit_slices(DB, (numbered(range(5)),), {}))) == {}
 
 
 def test_families_and_port_sets_do_not_share_a_slice() -> None:
@@ -104,7 +105,7 @@ def test_families_and_port_sets_do_not_share_a_slice() -> None:
         group(member(3), ports=()),
         group(six, family=Family.IPV6),
     )
-    slices = emit_slices(SERVICE, groups, {})
+    slices = emit_slices(DB, groups, {})
     assert sorted(
         (raw["addressType"], [p["port"] for p in raw["ports"]], names_in(raw)) for raw in slices.values()
     ) == [
@@ -113,11 +114,11 @@ def test_families_and_port_sets_do_not_share_a_slice() -> None:
         ("IPv4", [5432], ["vm-001"]),
         ("IPv6", [5432], ["vm-001"]),
     ]
-    assert emit_slices(SERVICE, groups, observed(slices)) == slices
+    assert emit_slices(DB, groups, observed(slices)) == slices
 
 
 def _with(path: tuple[str, ...], value: Any) -> Json:
-    (raw,) = observed(emit_slices(SERVICE, (numbered(1),), {})).values()
+    (raw,) = observed(emit_slices(DB, (numbered(1),), {})).values()
     place = raw
     for key in path[:-1]:
         place = place[key]
@@ -146,17 +147,17 @@ def _with(path: tuple[str, ...], value: Any) -> Json:
 )
 def test_a_slice_that_is_not_this_services_is_not_packed_and_its_name_is_avoided(foreign: Json) -> None:
     name = foreign["metadata"]["name"]
-    (raw,) = emit_slices(SERVICE, (numbered(1),), {name: foreign}).values()
+    (raw,) = emit_slices(DB, (numbered(1),), {name: foreign}).values()
     assert raw["metadata"]["name"] != name
     assert raw["metadata"]["name"].startswith("linkerd-external-db-")
     assert names_in(raw) == ["vm-001"]
 
 
 def test_names_that_linkerd_gave_are_kept_and_its_slices_are_taken_over() -> None:
-    (raw,) = observed(emit_slices(SERVICE, (numbered(1),), {})).values()
+    (raw,) = observed(emit_slices(DB, (numbered(1),), {})).values()
     raw["metadata"] |= {"name": "linkerd-external-db-x7k2p", "generateName": "linkerd-external-db-"}
     del raw["metadata"]["labels"]["app.kubernetes.io/managed-by"]
-    after = emit_slices(SERVICE, (numbered(1),), {"linkerd-external-db-x7k2p": raw})
+    after = emit_slices(DB, (numbered(1),), {"linkerd-external-db-x7k2p": raw})
     assert list(after) == ["linkerd-external-db-x7k2p"]
     wanted = after["linkerd-external-db-x7k2p"]
     assert wanted["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "meshwright"
@@ -164,8 +165,8 @@ def test_names_that_linkerd_gave_are_kept_and_its_slices_are_taken_over() -> Non
 
 
 def test_another_label_of_the_service_changes_every_slice_and_moves_nobody() -> None:
-    before = emit_slices(SERVICE, (numbered(range(150)),), {})
-    after = emit_slices(replace(SERVICE, labels=(("team", "red"),)), (numbered(range(150)),), observed(before))
+    before = emit_slices(DB, (numbered(range(150)),), {})
+    after = emit_slices(replace(DB, labels=(("team", "red"),)), (numbered(range(150)),), observed(before))
     assert changed(before, after) == before.keys() == after.keys()
     assert {name: names_in(raw) for name, raw in after.items()} == {name: names_in(raw) for name, raw in before.items()}
 
@@ -183,27 +184,27 @@ def test_another_label_of_the_service_changes_every_slice_and_moves_nobody() -> 
     ],
 )
 def test_only_what_we_write_makes_a_slice_stale(path: tuple[str, ...], value: Any, expected: bool) -> None:
-    (wanted,) = emit_slices(SERVICE, (numbered(1),), {}).values()
+    (wanted,) = emit_slices(DB, (numbered(1),), {}).values()
     assert is_slice_current(wanted, _with(path, value)) is expected
 
 
 def test_an_empty_list_that_reads_back_as_null_is_current() -> None:
-    slices = emit_slices(SERVICE, (group(member(1), ports=()),), {})
+    slices = emit_slices(DB, (group(member(1), ports=()),), {})
     (wanted,), (shown,) = slices.values(), observed(slices).values()
     assert shown["ports"] is None
     assert is_slice_current(wanted, shown)
 
 
 def test_names_fit_and_differ_for_a_service_made_again() -> None:
-    long = replace(SERVICE, ref=Ref(Kind.SERVICE, NAMESPACE, "s" * 300))
+    long = replace(DB, ref=Ref(Kind.SERVICE, NAMESPACE, "s" * 300))
     (name,) = emit_slices(long, (numbered(1),), {})
     assert len(name) == 253
-    again = emit_slices(replace(SERVICE, uid="another"), (numbered(1),), {})
-    assert not again.keys() & emit_slices(SERVICE, (numbered(1),), {}).keys()
+    again = emit_slices(replace(DB, uid="another"), (numbered(1),), {})
+    assert not again.keys() & emit_slices(DB, (numbered(1),), {}).keys()
 
 
 def test_own_slices_are_known_by_their_labels() -> None:
-    (raw,) = emit_slices(SERVICE, (numbered(1),), {}).values()
-    assert is_own_slice(SERVICE, raw)
-    assert not is_own_slice(replace(SERVICE, ref=Ref(Kind.SERVICE, Namespace("other"), "db")), raw)
-    assert not is_own_slice(SERVICE, _with(("metadata", "labels"), None))
+    (raw,) = emit_slices(DB, (numbered(1),), {}).values()
+    assert is_own_slice(DB, raw)
+    assert not is_own_slice(replace(DB, ref=Ref(Kind.SERVICE, Namespace("other"), "db")), raw)
+    assert not is_own_slice(DB, _with(("metadata", "labels"), None))

@@ -5,81 +5,31 @@ from dataclasses import replace
 import pytest
 
 from meshwright.link.members import is_selected, may_have_members, select_members
-from meshwright.model.linked_members import Family, Member, MemberGroup, MemberPort
+from meshwright.model.linked_members import Family, MemberPort
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
-from meshwright.model.workload import ExternalWorkload, Protocol, Service, ServicePort, WorkloadPort
+from meshwright.model.workload import Service, ServicePort, WorkloadPort
+from tests.workloads import DB, make_group, make_member, make_port, make_workload
 
-NAMESPACE = Namespace("shop")
 V4, V6 = "10.0.0.1", "fd00::1"
-
-
-def service_port(name: str, target: int | str, port: int = 80, transport: str = "TCP") -> ServicePort:
-    where = target if isinstance(target, str) else Port(target)
-    return ServicePort(name=name, port=Port(port), target=where, protocol=Protocol.DETECT, transport=transport)
-
-
-SERVICE = Service(
-    ref=Ref(Kind.SERVICE, NAMESPACE, "db"),
-    uid="service-uid",
-    type="ClusterIP",
-    addresses=("10.96.0.1",),
-    is_headless=False,
-    ports=(service_port("sql", "sql", port=5432),),
-    selector=(("app", "db"),),
-    families=("IPv4",),
-)
-
-
-def workload(
-    name: str,
-    *,
-    ips: tuple[str, ...] = (V4,),
-    ports: tuple[WorkloadPort, ...] = (WorkloadPort(name="sql", port=Port(15432)),),
-    is_ready: bool = True,
-    labels: tuple[tuple[str, str], ...] = (("app", "db"), ("zone", "a")),
-    namespace: Namespace = NAMESPACE,
-    zone: str | None = None,
-) -> ExternalWorkload:
-    return ExternalWorkload(
-        ref=Ref(Kind.EXTERNAL_WORKLOAD, namespace, name),
-        uid=f"uid-{name}",
-        ips=ips,
-        ports=ports,
-        is_ready=is_ready,
-        labels=labels,
-        zone=zone,
-    )
-
-
-def member(name: str, *addresses: str, is_ready: bool = True) -> Member:
-    ref = Ref(Kind.EXTERNAL_WORKLOAD, NAMESPACE, name)
-    return Member(workload=ref, uid=f"uid-{name}", addresses=addresses or (V4,), is_ready=is_ready)
-
-
-def group(*members: Member, ports: tuple[MemberPort, ...] | None = None, family: Family = Family.IPV4) -> MemberGroup:
-    resolved = (MemberPort("sql", Port(15432), "TCP"),) if ports is None else ports
-    return MemberGroup(family=family, ports=resolved, members=members)
 
 
 @pytest.mark.parametrize(
     ("service", "expected"),
     [
-        pytest.param(SERVICE, True, id="a plain Service"),
-        pytest.param(replace(SERVICE, is_headless=True, addresses=()), True, id="headless"),
-        pytest.param(replace(SERVICE, type="LoadBalancer"), True, id="LoadBalancer"),
-        pytest.param(replace(SERVICE, type="ExternalName"), False, id="ExternalName"),
-        pytest.param(replace(SERVICE, selector=None), False, id="no selector"),
-        pytest.param(replace(SERVICE, selector=()), False, id="an empty selector"),
-        pytest.param(replace(SERVICE, is_deleting=True), False, id="being deleted"),
-        pytest.param(
-            replace(SERVICE, ref=Ref(Kind.SERVICE, Namespace("kube-system"), "db")), False, id="in kube-system"
-        ),
+        pytest.param(DB, True, id="a plain Service"),
+        pytest.param(replace(DB, is_headless=True, addresses=()), True, id="headless"),
+        pytest.param(replace(DB, type="LoadBalancer"), True, id="LoadBalancer"),
+        pytest.param(replace(DB, type="ExternalName"), False, id="ExternalName"),
+        pytest.param(replace(DB, selector=None), False, id="no selector"),
+        pytest.param(replace(DB, selector=()), False, id="an empty selector"),
+        pytest.param(replace(DB, is_deleting=True), False, id="being deleted"),
+        pytest.param(replace(DB, ref=Ref(Kind.SERVICE, Namespace("kube-system"), "db")), False, id="in kube-system"),
     ],
 )
 def test_a_service_has_members_unless_something_else_fills_it(service: Service, expected: bool) -> None:
     assert may_have_members(service) is expected
-    beside = workload("vm", namespace=service.ref.namespace)
+    beside = make_workload("vm", namespace=service.ref.namespace)
     assert is_selected(service, beside) is expected
     assert bool(select_members(service, [beside])) is expected
 
@@ -99,21 +49,23 @@ def test_a_service_has_members_unless_something_else_fills_it(service: Service, 
 def test_every_pair_of_the_selector_must_be_a_label(
     selector: tuple[tuple[str, str], ...], labels: tuple[tuple[str, str], ...], expected: bool
 ) -> None:
-    assert is_selected(replace(SERVICE, selector=selector), workload("vm", labels=labels)) is expected
+    assert is_selected(replace(DB, selector=selector), make_workload("vm", labels=labels)) is expected
 
 
 def test_a_workload_of_another_namespace_is_not_a_member() -> None:
-    assert select_members(SERVICE, [workload("vm", namespace=Namespace("other"))]) == ()
+    assert select_members(DB, [make_workload("vm", namespace=Namespace("other"))]) == ()
 
 
 def test_members_are_sorted_and_those_not_ready_stay() -> None:
-    workloads = [workload("vm-b", is_ready=False), workload("vm-a")]
-    assert select_members(SERVICE, workloads) == (group(member("vm-a"), member("vm-b", is_ready=False)),)
-    assert select_members(SERVICE, workloads[::-1]) == select_members(SERVICE, workloads)
+    workloads = [make_workload("vm-b", is_ready=False), make_workload("vm-a")]
+    assert select_members(DB, workloads) == (make_group(make_member("vm-a"), make_member("vm-b", is_ready=False)),)
+    assert select_members(DB, workloads[::-1]) == select_members(DB, workloads)
 
 
 def test_two_workloads_with_one_address_are_two_members() -> None:
-    assert select_members(SERVICE, [workload("a"), workload("b")]) == (group(member("a"), member("b")),)
+    assert select_members(DB, [make_workload("a"), make_workload("b")]) == (
+        make_group(make_member("a"), make_member("b")),
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,44 +84,44 @@ def test_two_workloads_with_one_address_are_two_members() -> None:
 def test_each_family_of_the_service_gets_the_addresses_of_its_own(
     families: tuple[str, ...], ips: tuple[str, ...], expected: tuple[tuple[Family, tuple[str, ...]], ...]
 ) -> None:
-    groups = select_members(replace(SERVICE, families=families), [workload("vm", ips=ips)])
-    assert groups == tuple(group(member("vm", *addresses), family=family) for family, addresses in expected)
+    groups = select_members(replace(DB, families=families), [make_workload("vm", ips=ips)])
+    assert groups == tuple(make_group(make_member("vm", *addresses), family=family) for family, addresses in expected)
 
 
 @pytest.mark.parametrize(
     ("ports", "declared", "expected"),
     [
         pytest.param(
-            (service_port("sql", "sql"),),
+            (make_port("sql", "sql"),),
             (WorkloadPort(name="sql", port=Port(1)),),
             (MemberPort("sql", Port(1), "TCP"),),
             id="by name",
         ),
         pytest.param(
-            (service_port("", 15432),),
+            (make_port("", 15432),),
             (WorkloadPort(name="x", port=Port(15432)),),
             (MemberPort("", Port(15432), "TCP"),),
             id="by number, the Service port unnamed",
         ),
-        pytest.param((service_port("", 1),), (WorkloadPort(name="x", port=Port(2)),), (), id="number not declared"),
-        pytest.param((service_port("", "a"),), (WorkloadPort(name="b", port=Port(1)),), (), id="name not declared"),
+        pytest.param((make_port("", 1),), (WorkloadPort(name="x", port=Port(2)),), (), id="number not declared"),
+        pytest.param((make_port("", "a"),), (WorkloadPort(name="b", port=Port(1)),), (), id="name not declared"),
         pytest.param(
-            (service_port("", "a"),), (WorkloadPort(name="a", port=Port(1), transport="UDP"),), (), id="other transport"
+            (make_port("", "a"),), (WorkloadPort(name="a", port=Port(1), transport="UDP"),), (), id="other transport"
         ),
         pytest.param(
-            (service_port("dns", 53), service_port("dns-udp", 53, transport="UDP")),
+            (make_port("dns", 53), make_port("dns-udp", 53, transport="UDP")),
             (WorkloadPort(name="", port=Port(53), transport="UDP"), WorkloadPort(name="", port=Port(53))),
             (MemberPort("dns", Port(53), "TCP"), MemberPort("dns-udp", Port(53), "UDP")),
             id="one number, two transports",
         ),
         pytest.param(
-            (service_port("b", "sql"), service_port("a", "gone"), service_port("0", 9)),
+            (make_port("b", "sql"), make_port("a", "gone"), make_port("0", 9)),
             (WorkloadPort(name="sql", port=Port(1)), WorkloadPort(name="", port=Port(9))),
             (MemberPort("0", Port(9), "TCP"), MemberPort("b", Port(1), "TCP")),
             id="one of three is left out, the others are sorted",
         ),
         pytest.param(
-            (service_port("", "a"),),
+            (make_port("", "a"),),
             (WorkloadPort(name="a", port=Port(7)), WorkloadPort(name="a", port=Port(6))),
             (MemberPort("", Port(7), "TCP"),),
             id="the first of two ports of one name counts",
@@ -180,16 +132,16 @@ def test_each_family_of_the_service_gets_the_addresses_of_its_own(
 def test_a_port_is_the_one_the_workload_declares(
     ports: tuple[ServicePort, ...], declared: tuple[WorkloadPort, ...], expected: tuple[MemberPort, ...]
 ) -> None:
-    groups = select_members(replace(SERVICE, ports=ports), [workload("vm", ports=declared)])
-    assert groups == (group(member("vm"), ports=expected),)
+    groups = select_members(replace(DB, ports=ports), [make_workload("vm", ports=declared)])
+    assert groups == (make_group(make_member("vm"), ports=expected),)
 
 
 def test_workloads_with_other_port_numbers_are_in_other_groups() -> None:
     named = {name: (WorkloadPort(name="sql", port=Port(port)),) for name, port in (("a", 20), ("b", 9), ("c", 20))}
-    groups = select_members(SERVICE, [workload(name, ports=ports) for name, ports in named.items()])
+    groups = select_members(DB, [make_workload(name, ports=ports) for name, ports in named.items()])
     assert groups == (
-        group(member("b"), ports=(MemberPort("sql", Port(9), "TCP"),)),
-        group(member("a"), member("c"), ports=(MemberPort("sql", Port(20), "TCP"),)),
+        make_group(make_member("b"), ports=(MemberPort("sql", Port(9), "TCP"),)),
+        make_group(make_member("a"), make_member("c"), ports=(MemberPort("sql", Port(20), "TCP"),)),
     )
 
 
@@ -204,10 +156,10 @@ def test_workloads_with_other_port_numbers_are_in_other_groups() -> None:
     ],
 )
 def test_a_headless_service_names_its_members_where_dns_can(is_headless: bool, name: str, expected: str | None) -> None:
-    groups = select_members(replace(SERVICE, is_headless=is_headless), [workload(name)])
-    assert groups == (group(replace(member(name), hostname=expected)),)
+    groups = select_members(replace(DB, is_headless=is_headless), [make_workload(name)])
+    assert groups == (make_group(replace(make_member(name), hostname=expected)),)
 
 
 @pytest.mark.parametrize("zone", [None, "", "north-1"])
 def test_the_zone_is_passed_on(zone: str | None) -> None:
-    assert select_members(SERVICE, [workload("vm", zone=zone)]) == (group(replace(member("vm"), zone=zone)),)
+    assert select_members(DB, [make_workload("vm", zone=zone)]) == (make_group(replace(make_member("vm"), zone=zone)),)

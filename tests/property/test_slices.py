@@ -11,22 +11,11 @@ from hypothesis import strategies as st
 from meshwright.emit.slices import MAX_ENDPOINTS, emit_slices, is_slice_current
 from meshwright.link.members import select_members
 from meshwright.model.desired import Json
-from meshwright.model.ref import Kind, Ref
-from meshwright.model.units import Namespace, Port
-from meshwright.model.workload import ExternalWorkload, Protocol, Service, ServicePort, WorkloadPort
+from meshwright.model.units import Port
+from meshwright.model.workload import ExternalWorkload, Service, WorkloadPort
+from tests.workloads import DB, make_workload
 
-NAMESPACE = Namespace("shop")
-SERVICE = Service(
-    ref=Ref(Kind.SERVICE, NAMESPACE, "db"),
-    uid="service-uid",
-    type="ClusterIP",
-    addresses=("10.96.0.1",),
-    is_headless=False,
-    ports=(ServicePort(name="sql", port=Port(5432), target="sql", protocol=Protocol.DETECT),),
-    selector=(("app", "db"),),
-    families=("IPv4",),
-)
-DUAL = replace(SERVICE, families=("IPv4", "IPv6"))
+DUAL = replace(DB, families=("IPv4", "IPv6"))
 MOST = 450
 
 Workloads = dict[int, ExternalWorkload]
@@ -35,14 +24,8 @@ Slices = dict[str, Json]
 
 def workload(number: int, *, is_ready: bool = True, port: int = 5432, has_ipv6: bool = False) -> ExternalWorkload:
     ips = (f"10.0.{number // 250}.{number % 250 + 1}",) + ((f"fd00::{number + 1:x}",) if has_ipv6 else ())
-    return ExternalWorkload(
-        ref=Ref(Kind.EXTERNAL_WORKLOAD, NAMESPACE, f"vm-{number}"),
-        uid=f"uid-{number}",
-        ips=ips,
-        ports=(WorkloadPort(name="sql", port=Port(port)),),
-        is_ready=is_ready,
-        labels=(("app", "db"),),
-    )
+    ports = (WorkloadPort(name="sql", port=Port(port)),)
+    return make_workload(f"vm-{number}", ips=ips, ports=ports, is_ready=is_ready)
 
 
 @st.composite
@@ -142,17 +125,17 @@ def test_whatever_changes_every_address_is_in_one_slice_and_a_restart_changes_no
 def test_one_member_that_changes_changes_exactly_one_slice(
     workloads: Workloads, changes: list[tuple[int, bool]]
 ) -> None:
-    slices = written(SERVICE, workloads, {})
+    slices = written(DB, workloads, {})
     for number, goes in changes:
         old = workloads.pop(number, None)
         if old is None:
             workloads[number] = workload(number)
         elif not goes:
             workloads[number] = replace(old, is_ready=not old.is_ready)
-        after = written(SERVICE, workloads, observed(slices))
+        after = written(DB, workloads, observed(slices))
         assert len(changed(slices, after)) == 1
         slices = after
-    assert_lawful(SERVICE, workloads, slices)
+    assert_lawful(DB, workloads, slices)
 
 
 @settings(max_examples=30, deadline=None)
@@ -160,5 +143,5 @@ def test_one_member_that_changes_changes_exactly_one_slice(
 def test_a_fresh_start_depends_on_what_there_is_and_on_no_order(workloads: Workloads, seed: Random) -> None:
     shuffled = list(workloads.items())
     seed.shuffle(shuffled)
-    assert written(SERVICE, dict(shuffled), {}) == written(SERVICE, workloads, {})
-    assert len(written(SERVICE, workloads, {})) == -(-len(workloads) // MAX_ENDPOINTS)
+    assert written(DB, dict(shuffled), {}) == written(DB, workloads, {})
+    assert len(written(DB, workloads, {})) == -(-len(workloads) // MAX_ENDPOINTS)

@@ -27,6 +27,9 @@ the same in all operators: with that we would take other operators' finalizers a
 LOGIN_SECONDS = 1.0
 """How long kopf may take to log in before it is stopped all the same; it asks nobody for that."""
 
+ENDING_SECONDS = 0.5
+"""How long kopf's tasks may take to end by themselves once it is to stop."""
+
 Defined = Callable[[str, str, bool], None]
 """Takes group, plural, and whether the definition is there. Called in kopf's thread."""
 
@@ -94,9 +97,16 @@ def make_settings(is_over: Callable[[], bool] = lambda: False) -> kopf.OperatorS
     return settings
 
 
-def make_registry(*, login: Callable[[], Awaitable[Login]], defined: Defined) -> kopf.OperatorRegistry:
-    """Return the handlers: how to log in, and what to do with a CustomResourceDefinition."""
+def make_registry(
+    *, login: Callable[[], Awaitable[Login]], defined: Defined, ending: Callable[[], None] = lambda: None
+) -> kopf.OperatorRegistry:
+    """Return the handlers: how to log in, and what to do with a CustomResourceDefinition. ``ending`` is called when
+    kopf's own tasks have ended, for whatever reason."""
     registry = kopf.OperatorRegistry()
+
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:
+        ending()
 
     @kopf.on.login(registry=registry)
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
@@ -168,7 +178,8 @@ class Life:
         self._away, self._asked = asyncio.get_running_loop(), asyncio.Event()
         if self._stopping.is_set():
             return
-        # A flag of this loop: kopf would wait for one of the thread's kind in a worker that nothing can end.
+        # A flag of this loop: kopf would wait for one of the thread's kind in a worker that nothing can end. A kopf
+        # that ends by itself waits 5 s for the task that looks at the flag, unless the flag is up.
         flag = asyncio.Event()
         is_in = asyncio.Event()
 
@@ -179,7 +190,7 @@ class Life:
 
         operator = asyncio.create_task(
             kopf.operator(
-                registry=make_registry(login=log_in, defined=self._defined),
+                registry=make_registry(login=log_in, defined=self._defined, ending=flag.set),
                 settings=make_settings(self._stopping.is_set),
                 standalone=True,
                 clusterwide=True,
@@ -195,8 +206,12 @@ class Life:
                 async with asyncio.timeout(LOGIN_SECONDS):
                     await is_in.wait()
             flag.set()
+            # Now and then kopf loses one of its tasks on the way, and would wait 5 s for it. The loop is ours alone.
+            await asyncio.wait((operator,), timeout=ENDING_SECONDS)
+            for task in asyncio.all_tasks() - {operator, asyncio.current_task()}:
+                task.cancel()
             await asyncio.wait((operator,))
-        if (error := operator.exception()) is not None:
+        if (error := operator.exception()) is not None and not self._stopping.is_set():
             log.error("kopf ended, it is started again: %r", error)
 
     async def _log_in(self) -> Login:

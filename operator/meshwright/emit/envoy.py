@@ -6,7 +6,7 @@ JSON in protobuf's mapping with the names of the ``.proto`` files. Clusters are 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from meshwright.emit.filters import combine_filters, emit_header_changes, emit_redirect, emit_rewrite
+from meshwright.emit.filters import combine_filters, emit_header_changes, emit_redirect_route, emit_rewrite
 from meshwright.emit.matches import Order, emit_grpc_match, emit_http_match, order_grpc, order_http
 from meshwright.emit.names import BLACKHOLE, ServicePortName
 from meshwright.emit.retries import emit_traffic
@@ -65,8 +65,7 @@ def _emit_action(rule: BoundRule, policy: PortPolicy) -> Json:
         return {**described, "direct_response": {"status": _refusal(policy.is_grpc)}}
     filters = rule.filters
     if filters.redirect is not None:
-        changes = emit_header_changes(filters.request_headers, filters.response_headers)
-        return {**described, **changes, "redirect": emit_redirect(filters.redirect, policy.port)}
+        return {**described, **emit_redirect_route(filters, filters.redirect, policy.port)}
     serving = tuple(backend for backend in rule.backends if backend.weight)
     if all(backend.service is None for backend in serving):
         return {**described, "direct_response": {"status": _refusal(policy.is_grpc)}}

@@ -75,16 +75,29 @@ def emit_rewrite(rewrite: Rewrite | None) -> Json:
     return emitted
 
 
-def emit_redirect(redirect: Redirect, service_port: Port) -> Json:
-    """Return an ``envoy.config.route.v3.RedirectAction``. ``service_port`` is the port that the client called.
+def emit_redirect_route(filters: Filters, redirect: Redirect, service_port: Port) -> Json:
+    """Return the fields of a Route that answers with ``redirect``, one of ``filters``. ``service_port`` is the port
+    that the client called.
 
-    The port of the answer: the one given; else the well-known one of the given scheme; else ``service_port``. One that
-    is well known for the scheme is left out where Envoy can: with a host of our own, and where the client's Host has
-    none either. Envoy keeps the port in the client's Host otherwise, so it must be said.
+    The port in Location: the one given; else the well-known one of the given scheme; else ``service_port``. None is
+    written where it is well known for the scheme. Envoy itself leaves it out only with a host of our own, and where
+    the client's Host has none either: it keeps the port in the client's Host unless another is said. What must be said
+    is taken out of Location before it is sent.
 
     Source: Gateway API ``apis/v1/httproute_types.go`` HTTPRequestRedirectFilter.Port; Envoy
-    ``source/common/http/utility.cc`` newUri.
+    ``source/common/http/utility.cc`` newUri, ``source/common/router/router.cc`` decodeHeaders (headers are changed
+    after Location is there).
     """
+    changes = emit_header_changes(filters.request_headers, filters.response_headers)
+    action = emit_redirect(redirect, service_port)
+    scheme = redirect.scheme or "http"
+    if action.get("port_redirect") == _WELL_KNOWN[scheme]:
+        changes["response_headers_to_add"] = [_without_port(scheme), *changes.get("response_headers_to_add", ())]
+    return {**changes, "redirect": action}
+
+
+def emit_redirect(redirect: Redirect, service_port: Port) -> Json:
+    """Return an ``envoy.config.route.v3.RedirectAction``; its Location may say a port that is well known."""
     emitted: Json = {"response_code": _REDIRECT_CODES[redirect.status]}
     if redirect.scheme is not None:
         emitted["scheme_redirect"] = redirect.scheme
@@ -102,6 +115,19 @@ def emit_redirect(redirect: Redirect, service_port: Port) -> Json:
         case None:
             pass
     return emitted
+
+
+def _without_port(scheme: str) -> Json:
+    """Return the change of a response header that takes the port well known for ``scheme`` out of Location.
+
+    A Location with another scheme or port stays: a request that came with TLS redirects to its own scheme.
+
+    Source: Envoy ``source/extensions/filters/common/expr/evaluator.cc`` (regular expressions in CEL),
+    ``api/envoy/extensions/formatter/cel/v3/cel.proto``.
+    """
+    regex = f"^({scheme}://[^/]*):{_WELL_KNOWN[scheme]}(/.*)$|^(.*)$"
+    value = f"%CEL(re.extract(response.headers['location'], '{regex}', r'\\1\\2\\3'))%"
+    return {"header": {"key": "location", "value": value}, "append_action": "OVERWRITE_IF_EXISTS"}
 
 
 def _emit_header(header: Header, append_action: str) -> Json:
