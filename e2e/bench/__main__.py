@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.bench import apiserver, delivery, dev, identity, inject, latency
+from e2e.bench import apiserver, delivery, dev, identity, inject, latency, podstart
 from e2e.bench import compile as compiling
 from e2e.bench.sizes import SIZES, choose_sizes
 
@@ -34,8 +34,8 @@ def main() -> int:
     parser.add_argument(
         "parts",
         nargs="*",
-        default=["compile", "dev", "delivery", "identity", "inject", "latency", "cluster"],
-        help="of: compile dev delivery identity inject latency cluster (default: all)",
+        default=["compile", "dev", "delivery", "identity", "inject", "latency", "podstart", "cluster"],
+        help="of: compile dev delivery identity inject latency podstart cluster (default: all)",
     )
     parser.add_argument(
         "--routes",
@@ -57,6 +57,7 @@ def main() -> int:
         "identity": lambda: asyncio.run(identity.measure()),
         "inject": lambda: asyncio.run(inject.measure()),
         "latency": latency.measure,
+        "podstart": lambda: asyncio.run(podstart.measure()),
         "cluster": lambda: asyncio.run(apiserver.measure(sizes, FOLDER)),
     }
     if unknown := set(args.parts) - set(parts):

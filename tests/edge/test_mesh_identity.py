@@ -4,7 +4,7 @@ import functools
 import gc
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,27 @@ async def test_what_cert_manager_says_is_told(server: ApiServer, tmp_path: Path)
             return raw["spec"]["duration"] if raw else ""
 
         await server.eventually(lambda: duration() == "48h")
+
+
+async def test_an_issuer_that_cert_manager_only_found_is_told_if_it_is_not_as_asked_for(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    open_mesh(server)
+    server.cluster.define(ISSUERS, CERTIFICATES)
+    put_issuer(server, real(until=timedelta(days=365)))
+    name, ready = "meshwright-identity-issuer", {"conditions": [{"type": "Ready", "status": "True"}]}
+    async with operating(server, tmp_path, config=ASKING):
+        await server.eventually(lambda: server.cluster.get(CERTIFICATES, "meshwright", name) is not None)
+        server.cluster.edit(CERTIFICATES, "meshwright", name, lambda raw: raw.update(status=ready))
+        await server.eventually(lambda: reasons(server) == ["NotIssued"])
+        assert "365 days" in report(server)["problems"][0]["message"]
+        made = {**ready, "revision": 1}
+        server.cluster.edit(CERTIFICATES, "meshwright", name, lambda raw: raw.update(status=made))
+        await server.eventually(lambda: reasons(server) == [])
+        server.cluster.edit(CERTIFICATES, "meshwright", name, lambda raw: raw.update(status=ready))
+        await server.eventually(lambda: reasons(server) == ["NotIssued"])
+        put_issuer(server)
+        await server.eventually(lambda: reasons(server) == [])
 
 
 async def test_what_is_no_longer_asked_for_goes_and_others_requests_stay(server: ApiServer, tmp_path: Path) -> None:

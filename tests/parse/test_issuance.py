@@ -17,9 +17,10 @@ def condition(kind: str, status: str, reason: str = "R", message: str = "m") -> 
     [
         ({}, Issuance(name="c")),
         (
-            {"conditions": [condition("Ready", "True")], "renewalTime": "2026-09-02T10:00:00Z"},
+            {"conditions": [condition("Ready", "True")], "renewalTime": "2026-09-02T10:00:00Z", "revision": 1},
             Issuance(name="c", ready="True", renewal_time="2026-09-02T10:00:00Z"),
         ),
+        ({"conditions": [condition("Ready", "True")]}, Issuance(name="c", ready="True", is_adopted=True)),
         (
             {"conditions": [condition("Ready", "False", "DoesNotExist"), condition("Issuing", "True")]},
             Issuance(name="c", ready="False", issuing="True", reason="DoesNotExist", message="m"),
@@ -28,6 +29,7 @@ def condition(kind: str, status: str, reason: str = "R", message: str = "m") -> 
             {
                 "conditions": [condition("Ready", "True"), condition("Issuing", "False", "Failed", "no")],
                 "failedIssuanceAttempts": 2,
+                "revision": 3,
             },
             Issuance(name="c", ready="True", issuing="False", reason="Failed", message="no", failures=2),
         ),

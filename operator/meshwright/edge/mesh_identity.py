@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from meshwright.edge.client import Json
 from meshwright.emit.advice import advise
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 30.0
 """A certificate ends without any event."""
+ADOPTED_RATIO = 0.1
+"""How far, as a share of what was asked for, a certificate's life may be off; issuers date back by some minutes."""
 
 
 def utc_now() -> datetime:
@@ -216,15 +218,33 @@ class MeshIdentity:
                 "certificates yourself (--issuer-kind none, --webhook-certificate operator)"
             )
             return (Problem("", Reason.NOT_ISSUED, message),)
-        return tuple(
-            Problem(
-                f"Certificate {found.name}",
-                Reason.NOT_ISSUED,
-                f"{found.reason or 'nothing said'}: {found.message or 'no message'}; {advise(found)}",
+        return (
+            tuple(
+                Problem(
+                    f"Certificate {found.name}",
+                    Reason.NOT_ISSUED,
+                    f"{found.reason or 'nothing said'}: {found.message or 'no message'}; {advise(found)}",
+                )
+                for name, found in sorted(self._issuances.items())
+                if name in wanted and advise(found)
             )
-            for name, found in sorted(self._issuances.items())
-            if name in wanted and advise(found)
+            + self._judge_adopted()
         )
+
+    def _judge_adopted(self) -> tuple[Problem, ...]:
+        """Return a problem if the issuer was in the Secret before cert-manager was asked, and is not as asked for."""
+        name, asked = self._config.issuer_secret, timedelta(milliseconds=self._config.issuer_duration)
+        found = self._issuances.get(name)
+        if found is None or not found.is_adopted or self._issuer is None or not self._issuer.chain:
+            return ()
+        lives = self._issuer.chain[0].not_after - self._issuer.chain[0].not_before
+        if abs(lives - asked) < asked * ADOPTED_RATIO:
+            return ()
+        message = (
+            f"cert-manager found a certificate that lives {lives} and let it be; {asked} were asked for: delete Secret "
+            f"{name} and the issuer that is configured makes another"
+        )
+        return (Problem(f"Certificate {name}", Reason.NOT_ISSUED, message),)
 
 
 def is_mesh_output(ref: Ref) -> bool:

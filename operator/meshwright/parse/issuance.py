@@ -38,6 +38,7 @@ def parse_issuance(raw: Mapping[str, Any]) -> Issuance:
         message=str(why.get("message") or ""),
         renewal_time=renewal if isinstance(renewal, str) and _TIME.fullmatch(renewal) else "",
         failures=failures,
+        is_adopted=is_good and not status.get("revision"),
     )
 
 
