@@ -35,6 +35,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def starting(mesh: Mesh) -> Iterator[Mesh]:
+    # What cert-manager finds it lets be, and an earlier run may have left them.
+    mesh.kube.delete("secret", "by-secret", "by-issuer", "-n", NAMESPACE)
     yield mesh
     mesh.install()
 

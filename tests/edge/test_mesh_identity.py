@@ -186,8 +186,11 @@ async def test_cert_manager_is_asked_once_it_is_there(server: ApiServer, tmp_pat
         await rest(server, running)
         assert not [write for write in server.writes if write.kind in ("Issuer", "Certificate")]
         server.cluster.define(ISSUERS, CERTIFICATES)
+        issuers = ["meshwright-identity-issuer.meshwright-trust-anchor", "meshwright-webhook-tls"]
         names = ["meshwright-identity-issuer", "meshwright-webhook-tls"]
-        await server.eventually(lambda: [requests(server, kind) for kind in (ISSUERS, CERTIFICATES)] == [names, names])
+        await server.eventually(
+            lambda: [requests(server, kind) for kind in (ISSUERS, CERTIFICATES)] == [issuers, names]
+        )
         await rest(server, running)
     with server.counted() as writes:
         async with operating(server, tmp_path, config=config) as running:

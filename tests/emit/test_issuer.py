@@ -31,7 +31,7 @@ def test_an_anchors_secret_signs_through_an_issuer_of_ours() -> None:
     assert ca == {
         "apiVersion": "cert-manager.io/v1",
         "kind": "Issuer",
-        "metadata": metadata(ca, NAME),
+        "metadata": metadata(ca, f"{NAME}.root"),
         "spec": {"ca": {"secretName": "root"}},
     }
     assert certificate == {
@@ -42,7 +42,7 @@ def test_an_anchors_secret_signs_through_an_issuer_of_ours() -> None:
             "commonName": "identity.meshwright.cluster.local",
             "duration": "48h",
             "isCA": True,
-            "issuerRef": {"group": "cert-manager.io", "kind": "Issuer", "name": NAME},
+            "issuerRef": {"group": "cert-manager.io", "kind": "Issuer", "name": f"{NAME}.root"},
             "privateKey": {"algorithm": "ECDSA", "rotationPolicy": "Always", "size": 256},
             "renewBefore": "25h",
             "secretName": NAME,

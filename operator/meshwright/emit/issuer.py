@@ -39,7 +39,7 @@ def emit_issuers(config: Config) -> tuple[Json, ...]:
     """
     found: list[Json] = []
     if config.issuer_kind is IssuerKind.ANCHOR_SECRET:
-        found.append(_emit("Issuer", config.issuer_secret, config, {"ca": {"secretName": config.issuer_name}}))
+        found.append(_emit("Issuer", _name_own_issuer(config), config, {"ca": {"secretName": config.issuer_name}}))
     if config.issuer_kind is not IssuerKind.NONE:
         found.append(_emit("Certificate", config.issuer_secret, config, _ask_issuer(config)))
     if config.asks_webhook_certificate:
@@ -131,6 +131,15 @@ def _describe_problem(problem: Problem, *, is_fatal: bool) -> Json:
     }
 
 
+def _name_own_issuer(config: Config) -> str:
+    """Return what the Issuer is called that signs with an anchor: another one for another anchor.
+
+    cert-manager makes a certificate anew when its issuerRef changes, not when what is behind it does
+    (cert-manager/cert-manager issue 2478).
+    """
+    return f"{config.issuer_secret}.{config.issuer_name}"
+
+
 def _ask_issuer(config: Config) -> Json:
     is_own = config.issuer_kind is IssuerKind.ANCHOR_SECRET
     return {
@@ -140,7 +149,7 @@ def _ask_issuer(config: Config) -> Json:
         "issuerRef": {
             "group": "cert-manager.io",
             "kind": "Issuer" if is_own else config.issuer_kind.value,
-            "name": config.issuer_secret if is_own else config.issuer_name,
+            "name": _name_own_issuer(config) if is_own else config.issuer_name,
         },
         "privateKey": _KEY | {"rotationPolicy": "Always"},
         "renewBefore": _write_duration(config.issuer_renew_before),
