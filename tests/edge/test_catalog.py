@@ -1,7 +1,12 @@
 """Sorting manifests by what they are for."""
 
-from meshwright.edge.catalog import say_unread, sort_manifests
-from meshwright.edge.manifests import Place, read_text
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshwright.edge.catalog import Catalog, Library, say_unread, sort_manifests
+from meshwright.edge.manifests import Place, Reading, read_text
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace
@@ -92,3 +97,42 @@ def test_what_was_not_read_is_said_in_one_sentence() -> None:
         "not compiled, meshwright has no use for them: 1 Gateway.a, 3 Gateway.b, 2 Secret, "
         "1 Server, 5 that are no Kubernetes object (values.yaml:1, values.yaml:2, values.yaml:3 and 2 more)"
     )
+
+
+TEXTS = (
+    "{apiVersion: v1, kind: Service, metadata: {name: web}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: ExternalName}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: mobile}}",
+    "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 2}}",
+    "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}",
+    "{apiVersion: v1, kind: Pod, metadata: {name: web}}",
+    "{apiVersion: v1, kind: service, metadata: {name: web}}",
+    "{apiVersion: v1, kind: Service, metadata: {namespace: shop}}",
+    "{apiVersion: v1, kind: Secret, metadata: {name: web}}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web}, addressType: IPv4}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web}}",
+    "{kind: List, apiVersion: v1, items: [{apiVersion: v1, kind: Service, metadata: {name: web}},"
+    " {apiVersion: v1, kind: Service, metadata: {name: blue}}]}",
+)
+saves = st.lists(
+    st.tuples(st.sampled_from("abc"), st.lists(st.sampled_from(TEXTS), max_size=4)), min_size=1, max_size=8
+)
+
+
+@given(saves)
+def test_a_library_says_what_its_files_hold_and_names_all_that_is_different(saved: list[tuple[str, list[str]]]) -> None:
+    library, before, known = Library(SHOP), sort_manifests((), SHOP), dict[str, Reading]()
+    for file, texts in saved:
+        earlier = known[file].pieces if file in known else {}
+        known[file] = read_text("".join(f"---\n{text}\n" for text in texts), file, earlier)
+        library.put(file, (0, (file,)), known[file].manifests)
+        catalog, changed = library.catalog(), library.take()
+        fresh = sort_manifests((each for name in sorted(known) for each in known[name].manifests), SHOP)
+
+        assert to_compare(catalog) == to_compare(fresh)
+        assert changed >= {key for key in before.keys() | fresh.keys() if before.find(key) != fresh.find(key)}
+        before = catalog
+
+
+def to_compare(catalog: Catalog) -> object:
+    return replace(catalog, unreadable=()), list(map(str, catalog.unreadable))

@@ -1,9 +1,13 @@
 """Reading files of manifests, with the place of everything in them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from meshwright.edge.documents import Piece
 from meshwright.edge.manifests import STDIN, Place, UnreadableError, list_files, read_files, read_text
 
 ROUTE = """\
@@ -181,3 +185,57 @@ def test_one_unreadable_file_takes_no_other_down(tmp_path: Path) -> None:
         ("a.yaml", "this is not UTF-8 text"),
         ("gone.yaml", "No such file or directory"),
     ]
+
+
+PARTS = (
+    "{apiVersion: v1, kind: A, metadata: {name: a}}\n",
+    "apiVersion: v1\nkind: B\nspec: {b: [1, {c: 2}]}\n",
+    "apiVersion: v1\nkind: C\ntext: |\n  a\n\n   --- b\n",
+    'apiVersion: v1\nkind: C\ntext: "a\n',
+    "apiVersion: v1\nkind: D\nkind: D\n",
+    "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: E}\n- {apiVersion: v1, kind: F}\n",
+    "# nothing\n",
+    "...\n{apiVersion: v1, kind: G}\n",
+    "...\n",
+    "[1, 2]\n",
+    "{apiVersion: v1, kind: H",
+    "%YAML 1.1\n",
+    "apiVersion: v1\nkind: I\ntext: a\u2028b\n",
+    "a: &x {b: *x}\n",
+    "{{ if }}\n",
+    "text\n",
+    "--- {apiVersion: v1, kind: J}\n",
+    "---\n",
+    "---\n",
+)
+texts = st.lists(st.sampled_from(PARTS), max_size=6).map("".join)
+
+
+def read(text: str, known: Mapping[str, Piece]) -> tuple[object, Mapping[str, Piece]]:
+    """Return all that a text holds, with the lines of some parts, or why it cannot be read; and its pieces."""
+    try:
+        reading = read_text(text, "all.yaml", known)
+    except UnreadableError as error:
+        return str(error), {}
+    places = [[each.locate(field) for field in ("spec.b[1].c", "text", "kind", "x")] for each in reading.manifests]
+    return (reading, places), reading.pieces
+
+
+@given(texts, texts)
+def test_a_text_of_which_parts_are_known_is_read_as_if_none_were(before: str, after: str) -> None:
+    pieces = read(before, {})[1]
+
+    assert read(after, pieces)[0] == read(after, {})[0]
+
+
+@given(texts)
+def test_a_text_is_read_in_pieces_as_it_is_read_at_once(text: str) -> None:
+    # A directive is the one thing that keeps a text in one piece; here it is the one there would be anyway.
+    at_once = read(f"%YAML 1.1\n---\n{text}", {})[0]
+    found = read(f"---\n{text}", {})[0]
+
+    assert isinstance(at_once, str) == isinstance(found, str)
+    if isinstance(at_once, tuple) and isinstance(found, tuple):
+        assert [(each.raw, each.place.line + 1) for each in found[0].manifests] == [
+            (each.raw, each.place.line) for each in at_once[0].manifests
+        ]

@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meshwright.edge.catalog import Catalog, say_unread, sort_manifests
+from meshwright.edge.catalog import Catalog, Key, Library, say_unread
 from meshwright.edge.compile_command import report_problems, report_unreadable
 from meshwright.edge.folder import Folder
 from meshwright.edge.local_envoy import EnvoyError
@@ -22,6 +23,8 @@ from meshwright.model.units import Namespace, Port
 from meshwright.model.workload import Protocol
 
 _SHOWN = 3
+_PATIENCE_SECONDS = 3.0
+_MANY = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,16 +112,27 @@ async def _run(args: argparse.Namespace, options: LocalOptions, terminal: Termin
 
 async def _follow(args: argparse.Namespace, options: LocalOptions, terminal: Terminal) -> int:
     folder = Folder(args.paths)
-    folder.look()
-    if folder.unreadable and not folder.reading.manifests:
-        report_unreadable(folder.unreadable, terminal)
-        return 2
-    async with open_mesh(options) as mesh:
-        catalog = _sort(folder, args.namespace)
-        change = await mesh.apply(catalog)
-        report_round(mesh, catalog, folder, change, terminal, is_first=True)
-        show_services(mesh, terminal)
-        await follow(mesh, folder, args.namespace, terminal)
+    # Nearly all that is made now stays: a collector would look through it again and again, and find nothing.
+    gc.disable()
+    try:
+        await _look(folder, terminal)
+        if folder.unreadable and not folder.reading.manifests:
+            report_unreadable(folder.unreadable, terminal)
+            return 2
+        async with open_mesh(options) as mesh:
+            shelf = Shelf(folder, Namespace(args.namespace))
+            catalog, changed = shelf.take()
+            if len(changed) > _MANY:
+                terminal.say(f"{len(changed)} objects read; compiling them, and telling the proxy of their Services")
+            change = await mesh.apply(catalog, changed)
+            gc.collect()
+            gc.freeze()
+            gc.enable()
+            report_round(mesh, catalog, folder, change, terminal, is_first=True)
+            show_services(mesh, terminal)
+            await follow(mesh, shelf, terminal)
+    finally:
+        gc.enable()
     return 0
 
 
@@ -128,24 +142,47 @@ async def _tour(args: argparse.Namespace, options: LocalOptions, terminal: Termi
         if not args.once:
             show_services(stage.mesh, terminal)
             terminal.say(f"This is a copy, gone when you end it: {stage.root}")
-            await follow(stage.mesh, stage.folder, args.namespace, terminal)
+            await follow(stage.mesh, Shelf(stage.folder, namespace), terminal)
         return 1 if stage.failed else 0
 
 
-async def follow(mesh: LocalMesh, folder: Folder, namespace: str, terminal: Terminal) -> None:
+class Shelf:
+    """What a folder holds, as a catalog."""
+
+    def __init__(self, folder: Folder, namespace: Namespace) -> None:
+        self.folder = folder
+        self._library = Library(namespace)
+        self.put(folder.files)
+
+    def put(self, files: Iterable[Path]) -> None:
+        """Take what the folder has read in ``files``."""
+        for file in files:
+            self._library.put(str(file), self.folder.order(file), self.folder.held(file))
+
+    def take(self) -> tuple[Catalog, frozenset[Key]]:
+        """Return all there is, and what may be different in it since the last call."""
+        return self._library.catalog(), self._library.take()
+
+
+async def follow(mesh: LocalMesh, shelf: Shelf, terminal: Terminal) -> None:
     """Apply every saved edit and say what came of it, until cancelled."""
     while True:
-        await folder.changes()
-        catalog = _sort(folder, namespace)
-        known = set(mesh.frontends.values())
-        change = await mesh.apply(catalog)
-        report_round(mesh, catalog, folder, change, terminal)
-        if set(mesh.frontends.values()) != known:
+        shelf.put(await shelf.folder.changes())
+        catalog, changed = shelf.take()
+        change = await mesh.apply(catalog, changed)
+        report_round(mesh, catalog, shelf.folder, change, terminal)
+        if change.has_moved:
             show_services(mesh, terminal)
+        if len(changed) > _MANY:
+            gc.freeze()
 
 
-def _sort(folder: Folder, namespace: str) -> Catalog:
-    return sort_manifests(folder.reading.manifests, Namespace(namespace))
+async def _look(folder: Folder, terminal: Terminal) -> None:
+    """Have everything read, and say so when it takes long."""
+    reading = asyncio.create_task(asyncio.to_thread(folder.look))
+    while not (await asyncio.wait((reading,), timeout=_PATIENCE_SECONDS))[0]:
+        terminal.say(f"reading: {len(folder.files)} files so far")
+    reading.result()
 
 
 def report_round(

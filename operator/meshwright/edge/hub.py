@@ -8,7 +8,8 @@ changed meanwhile.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -117,6 +118,14 @@ class Metrics:
 Key = tuple[TypeUrl, str]
 
 
+@dataclass(slots=True)
+class _Expected:
+    """Versions that have yet to be taken; ``taken`` is set when there are none left."""
+
+    missing: dict[Key, str]
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Hub:
     """Resources by kind and name, and the streams that want them. Belongs to one event loop.
 
@@ -134,6 +143,7 @@ class Hub:
         self._named: defaultdict[Key, set[Listening]] = defaultdict(set)
         self._wild: defaultdict[TypeUrl, set[Listening]] = defaultdict(set)
         self._at_host: defaultdict[Key, set[str]] = defaultdict(set)
+        self._expected: list[_Expected] = []
 
     def subscribe(self, stream: Listening, kind: TypeUrl, name: str | None) -> None:
         """Tell ``stream`` of changes of ``name`` from now on; ``None``: of all resources of the kind."""
@@ -232,6 +242,12 @@ class Hub:
 
     def accept(self, kind: TypeUrl, versions: Mapping[str, str]) -> None:
         """Note that a proxy took resources: what was refused before in another version is well again."""
+        for expected in self._expected:
+            for name, version in versions.items():
+                if expected.missing.get((kind, name)) == version:
+                    del expected.missing[kind, name]
+            if not expected.missing:
+                expected.taken.set()
         if not self.rejections:
             return
         for name, version in versions.items():
@@ -239,6 +255,25 @@ class Hub:
             if rejection is not None and rejection.version != version and self._is_current(kind, name, version):
                 del self.rejections[kind, name]
         self.metrics.rejected.set(len(self.rejections))
+
+    @asynccontextmanager
+    async def expect(self, kind: TypeUrl, versions: Mapping[str, str]) -> AsyncIterator[asyncio.Event]:
+        """Give an event that is set once proxies, any of them, have said that they took all of ``versions``.
+
+        Only what is said while the context lasts counts.
+        """
+        expected = _Expected({(kind, name): version for name, version in versions.items()})
+        if not expected.missing:
+            expected.taken.set()
+        self._expected.append(expected)
+        try:
+            yield expected.taken
+        finally:
+            self._expected.remove(expected)
+
+    def is_wanted(self, kind: TypeUrl, name: str) -> bool:
+        """Return whether a proxy has asked for a resource."""
+        return bool(self._wild.get(kind)) or (kind, name) in self._named
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what was refused and has not been replaced by something better, sorted."""

@@ -49,7 +49,7 @@ class Envoy:
 
     async def listener_versions(self) -> dict[str, str]:
         """Return the versions of the listeners that take connections, by name."""
-        status, body = await self.get("/config_dump?resource=dynamic_listeners")
+        status, body = await self.get("/config_dump?resource=dynamic_listeners&mask=name,active_state.version_info")
         found = orjson.loads(body).get("configs", ()) if status == 200 else ()
         return {each["name"]: each["active_state"].get("version_info", "") for each in found if "active_state" in each}
 

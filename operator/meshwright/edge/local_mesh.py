@@ -5,21 +5,23 @@ loopback addresses with a stand-in behind each. No other address is ever called.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Container, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 
-from meshwright.edge.catalog import Catalog
+from meshwright.edge.catalog import Catalog, Key, compiled_ref, find_kind
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.local_envoy import Envoy, run_envoy
-from meshwright.edge.local_pods import Population, find_stand_ins, place_machines, populate, settle_slices
+from meshwright.edge.local_objects import LocalObjects
+from meshwright.edge.local_pods import Population, place_machines, populate
+from meshwright.edge.local_slices import LocalSlices, Origin
 from meshwright.edge.loopback import Block, any_port, find_port, lowest_free_port, shift
 from meshwright.edge.manifests import Manifest
-from meshwright.edge.offline import Pod, fill_in_addresses, make_slices
 from meshwright.edge.protobuf import TypeUrl, make_version
-from meshwright.edge.standin import StandIns
+from meshwright.edge.standin import Behaviour, Endpoint, StandIns
 from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.emit.listeners import dev_listener
@@ -28,7 +30,7 @@ from meshwright.emit.proxy import addresses_of
 from meshwright.model.config import Config
 from meshwright.model.desired import Desired, Json, RouteStatus, UnitName
 from meshwright.model.problem import Problem
-from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, OutboundUnit, Proxy, ProxySettings
+from meshwright.model.proxy import OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.snapshot import Parsed
 from meshwright.model.units import Namespace, Port
@@ -38,6 +40,8 @@ from meshwright.parse.kinds import parse_object
 from meshwright.pipeline import Compiler
 
 _LIVE_SECONDS = 2.0
+_LISTENER_SECONDS = 0.01
+_LOOK_SECONDS = 0.1
 _GOODBYE_SECONDS = 0.1
 LOOPBACK = "127.0.0.1"
 
@@ -60,13 +64,15 @@ class LocalOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What one round did. ``objects`` changed. ``compile_ms``: parsing and compiling. ``live_ms``: from then until the
-    proxy had taken all of it that it uses, where ``reach`` is `Reach.LIVE`."""
+    proxy had taken all of it that it uses, where ``reach`` is `Reach.LIVE`. ``has_moved``: Services can be called
+    elsewhere now, or there are others."""
 
     objects: tuple[str, ...]
     compile_ms: float
     live_ms: float
     reach: "Reach"
     notes: tuple[str, ...] = ()
+    has_moved: bool = False
 
 
 class Reach(Enum):
@@ -131,71 +137,117 @@ class LocalMesh:
         self.envoy = envoy
         self.options = options
         self.problems: dict[Ref, tuple[Problem, ...]] = {}
-        self.workload_problems: tuple[tuple[Manifest, Problem], ...] = ()
         self.statuses: dict[Ref, RouteStatus] = {}
         self.frontends: dict[ServicePortName, Frontend] = {}
         self._stand_ins = stand_ins
         self._block = block
         self._lowest = lowest_free_port()
         self._compiler = Compiler(Config())
-        self._raws: dict[Ref, Json] = {}
-        self._workloads: dict[str, Json] = {}
+        self._catalog = Catalog()
+        self._objects = LocalObjects()
         self._services: dict[Ref, Service] = {}
-        self._machines: dict[Ref, ExternalWorkload] = {}
-        self._machine_slices: dict[ServiceName, Mapping[str, Json]] = {}
-        self._slices: dict[Ref, Json] = {}
+        self._neighbours = LocalSlices(self._lowest, options.port_offset)
+        self._placed: dict[Key, tuple[tuple[tuple[Manifest, Problem], ...], tuple[str, ...]]] = {}
+        self._ports: dict[ServiceName, set[ServicePortName]] = {}
+        self._homeless: dict[ServiceName, list[str]] = {}
+        self._idle: tuple[str, ...] = ()
         self._unit_services: dict[UnitName, ServiceName] = {}
 
     @property
     def admin_port(self) -> Port:
         return self.delivery.settings.admin_port
 
-    async def apply(self, catalog: Catalog) -> Change:
-        """Make everything be as ``catalog`` says, and wait until the proxy has it."""
-        raws = {ref: manifest.raw for ref, manifest in catalog.compiled.items()}
-        raws |= fill_in_addresses(_only(raws, Kind.SERVICE), DEFAULT_SERVICE_RANGES)
+    async def apply(self, catalog: Catalog, changed: Collection[Key] | None = None) -> Change:
+        """Make everything be as ``catalog`` says, and wait until the proxy has it.
+
+        ``changed``: the only objects that may be others than in the catalog before, ``None`` when any may. It costs
+        what these cost.
+        """
         started = time.perf_counter()
-        changed = {ref for ref in raws.keys() | self._raws.keys() if raws.get(ref) != self._raws.get(ref)}
-        updates: dict[Ref, Parsed | None] = {ref: parse_object(raws[ref]) if ref in raws else None for ref in changed}
-        machines = self._place_machines(updates)
+        before, self._catalog = self._catalog, catalog
+        if changed is None:
+            changed = before.keys() | catalog.keys()
+        keys = sorted(key for key in changed if _raw(before.find(key)) != _raw(catalog.find(key)))
+        refs = self._objects.take(catalog.compiled, {ref for key in keys if (ref := compiled_ref(key))})
+        raws = self._objects.raws
+        updates: dict[Ref, Parsed | None] = {
+            ref: parse_object(raws[ref]) if ref in raws else None for ref in sorted(refs)
+        }
+        self._place_machines(updates)
         desired = self._compiler.update(updates)
         compile_ms = (time.perf_counter() - started) * 1000
-        self._raws = raws
         self._remember(updates, desired)
-        pods = populate(catalog, self._block)
-        self.workload_problems = pods.problems
-        slices = settle_slices(self._all_slices(catalog, pods.pods), self._lowest, self.options.port_offset)
-        wanted = find_stand_ins(slices, {**pods.roles, **machines.roles})
-        # New stand-ins before the proxy hears of them, old ones until it has heard.
-        before = self._stand_ins.running
+        others = [key for key in keys if compiled_ref(key) is None]
+        self._populate(others)
+        # What is written elsewhere now is pointed at where it stands now.
+        self._point_at(self._placed.keys() & set(changed) - set(others))
+        moved = self._neighbours.settle()
+        is_staffed_anew = moved.is_staffed_anew or bool(self._idle)
+        wanted = self._neighbours.stand_ins if is_staffed_anew else {}
         started = time.perf_counter()
-        failures = await self._stand_ins.apply({**before, **wanted})
-        self._deliver_slices(slices)
+        if is_staffed_anew:
+            # New stand-ins before the proxy hears of them, old ones until it has heard.
+            before_them = self._stand_ins.running
+            self._idle = await self._stand_ins.apply({**before_them, **wanted})
+        for ref, piece in moved.slices.items():
+            self.delivery.put_slice(ref, parse_slice(piece) if piece is not None else None)
         routes = self._deliver(updates, desired)
-        listeners, unbound = self._listen()
+        listeners, has_moved = self._listen({ServiceName(ref.namespace, ref.name) for ref in refs})
         reach = await self._wait_until_live(routes, listeners)
         live_ms = (time.perf_counter() - started) * 1000
-        if before.keys() - wanted.keys():
+        if is_staffed_anew and before_them.keys() - wanted.keys():
             await asyncio.sleep(_GOODBYE_SECONDS)
-            await self._stand_ins.apply(wanted)
+            self._idle = await self._stand_ins.apply(wanted)
+        unbound = [text for _, texts in sorted(self._homeless.items()) for text in texts]
         return Change(
-            objects=(*map(str, sorted(changed)), *self._changed_workloads(catalog)),
+            objects=(*map(str, sorted(refs)), *sorted(map(_say, others))),
             compile_ms=compile_ms,
             live_ms=live_ms,
             reach=reach,
-            notes=(*machines.notes, *pods.notes, *failures, *unbound),
+            notes=(*(note for _, notes in self._placed.values() for note in notes), *self._idle, *unbound),
+            has_moved=has_moved,
         )
 
-    def _place_machines(self, updates: dict[Ref, Parsed | None]) -> Population:
-        """Put the machines in ``updates`` at addresses of this machine, and return the stand-ins of all there are."""
-        for ref, parsed in updates.items():
-            if isinstance(parsed, ExternalWorkload):
-                self._machines[ref] = parsed
+    @property
+    def stand_ins(self) -> dict[Endpoint, Behaviour]:
+        """Return the stand-ins that run."""
+        return self._stand_ins.running
+
+    @property
+    def workload_problems(self) -> tuple[tuple[Manifest, Problem], ...]:
+        """Return what is wrong with workloads."""
+        return tuple(found for problems, _ in self._placed.values() for found in problems)
+
+    def _place_machines(self, updates: dict[Ref, Parsed | None]) -> None:
+        """Put the machines in ``updates`` at addresses of this machine, with a stand-in for each."""
+        for ref in [ref for ref in updates if ref.kind is Kind.EXTERNAL_WORKLOAD]:
+            parsed = updates[ref]
+            machines = {ref: parsed} if isinstance(parsed, ExternalWorkload) else {}
+            placed, population = place_machines(machines, self._block)
+            updates |= placed
+            self._settle_in((ref.kind.value, ref.namespace, ref.name), population)
+
+    def _populate(self, keys: Iterable[Key]) -> None:
+        """Take workloads, pods and EndpointSlices as they are now."""
+        for key in keys:
+            manifest = self._catalog.find(key)
+            if (kind := find_kind(key)) is Kind.ENDPOINT_SLICE:
+                ref = Ref(kind, key[1], key[2])
+                self._neighbours.put_pieces(Origin.WRITTEN, ref, [manifest.raw] if manifest is not None else [])
             else:
-                self._machines.pop(ref, None)
-        placed, population = place_machines(self._machines, self._block)
-        updates.update({ref: placed[ref] for ref in updates.keys() & placed.keys()})
-        return population
+                self._settle_in(key, populate(self._catalog.alone(key), self._block))
+
+    def _point_at(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            problems, notes = self._placed[key]
+            if problems and (manifest := self._catalog.find(key)) is not None:
+                self._placed[key] = (tuple((manifest, problem) for _, problem in problems), notes)
+
+    def _settle_in(self, owner: Key, population: Population) -> None:
+        self._neighbours.put_population(owner, population)
+        self._placed.pop(owner, None)
+        if population.problems or population.notes:
+            self._placed[owner] = (population.problems, population.notes)
 
     def _remember(self, updates: Mapping[Ref, Parsed | None], desired: Desired) -> None:
         for ref, parsed in updates.items():
@@ -203,42 +255,18 @@ class LocalMesh:
                 self._services[ref] = parsed
             else:
                 self._services.pop(ref, None)
-        self.problems |= desired.problems
+            if ref.kind is Kind.SERVICE:
+                self._neighbours.put_service(ref, self._objects.raws[ref] if ref in self._services else None)
+        for ref, problems in desired.problems.items():
+            self.problems.pop(ref, None)
+            if problems:
+                self.problems[ref] = problems
         for route, status in desired.statuses.items():
-            if status is None:
-                self.statuses.pop(route, None)
-            else:
+            self.statuses.pop(route, None)
+            if status is not None:
                 self.statuses[route] = status
-        self._machine_slices |= desired.slices
-
-    def _all_slices(self, catalog: Catalog, pods: Iterable[Pod]) -> list[Json]:
-        made = [piece for ref in self._services for piece in make_slices(self._raws[ref], pods)]
-        machines = [piece for slices in self._machine_slices.values() for piece in slices.values()]
-        return [*made, *machines, *(manifest.raw for manifest in catalog.slices.values())]
-
-    def _changed_workloads(self, catalog: Catalog) -> list[str]:
-        workloads = {
-            f"{manifest.raw['kind']} {manifest.raw['metadata']['namespace']}/{manifest.raw['metadata']['name']}": (
-                manifest.raw
-            )
-            for manifest in (*catalog.workloads.values(), *catalog.pods.values(), *catalog.slices.values())
-        }
-        names = workloads.keys() | self._workloads.keys()
-        changed = [name for name in names if workloads.get(name) != self._workloads.get(name)]
-        self._workloads = workloads
-        return sorted(changed)
-
-    def _deliver_slices(self, slices: Iterable[Json]) -> None:
-        found = {
-            Ref(Kind.ENDPOINT_SLICE, Namespace(raw["metadata"]["namespace"]), raw["metadata"]["name"]): raw
-            for raw in slices
-        }
-        for ref in self._slices.keys() - found.keys():
-            self.delivery.put_slice(ref, None)
-        for ref, raw in found.items():
-            if self._slices.get(ref) != raw:
-                self.delivery.put_slice(ref, parse_slice(raw))
-        self._slices = found
+        for service, slices in desired.slices.items():
+            self._neighbours.put_pieces(Origin.MACHINES, service.ref, slices.values())
 
     def _deliver(self, updates: Mapping[Ref, Parsed | None], desired: Desired) -> dict[str, str | None]:
         """Hand on Services and units; return the RouteConfigurations that are now others, with their versions."""
@@ -262,46 +290,57 @@ class LocalMesh:
         after = self._route_versions(concerned)
         return {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
-    def _route_versions(self, services: Container[ServiceName | None]) -> dict[str, str | None]:
-        names = [str(name) for name in self.frontends if name.service in services]
+    def _route_versions(self, services: Iterable[ServiceName | None]) -> dict[str, str | None]:
+        names = [str(name) for service in services if service for name in self._ports.get(service, ())]
         return {name: self._version(TypeUrl.ROUTES, name) for name in names}
 
-    def _listen(self) -> tuple[set[str], list[str]]:
-        """Open a listener for every Service port that has none, and close those of ports that are gone.
+    def _listen(self, services: set[ServiceName]) -> tuple[set[str], bool]:
+        """Open a listener for every port of ``services`` that has none, and close those of ports that are gone.
 
-        Returns the names of the listeners that have changed, and a sentence for every port without a free place.
+        Returns the names of the listeners that have changed, and whether any port can be called elsewhere, or is
+        another, than before.
         """
         wanted: dict[ServicePortName, tuple[Address, ServicePort]] = {}
-        for service in self._services.values():
-            for address, port in addresses_of(service):
-                wanted.setdefault(ServicePortName(service.name, port.port), (address, port))
+        services = services | self._homeless.keys()
+        for name in services:
+            if service := self._services.get(name.ref):
+                for address, port in addresses_of(service):
+                    wanted.setdefault(ServicePortName(name, port.port), (address, port))
         changed: set[str] = set()
-        unbound: list[str] = []
-        for gone in self.frontends.keys() - wanted.keys():
+        has_moved = False
+        for gone in {port for name in services for port in self._ports.pop(name, ())} - wanted.keys():
             changed.add(self.frontends[gone].listener)
             self.delivery.put_listener(self.frontends.pop(gone).listener, None)
+            has_moved = True
+        for name in services:
+            self._homeless.pop(name, None)
         # A Service may have both 80 and 8080: who can keep his number goes first.
-        for name, (destination, port) in sorted(
+        for place, (destination, port) in sorted(
             wanted.items(), key=lambda item: (item[0].port < self._lowest, item[0])
         ):
-            old = self.frontends.get(name)
+            ports = self._ports.setdefault(place.service, set())
+            old = self.frontends.get(place)
             if old and (old.destination, old.port) == (destination, port):
+                ports.add(place)
                 continue
             if old and old.destination != destination:
                 self.delivery.put_listener(old.listener, None)
-            bind = old.bind if old else self._find_place(name)
+            bind = old.bind if old else self._find_place(place, ports)
             if bind is None:
-                unbound.append(f"Service {name.service} port {name.port}: no port is free for it on this machine")
+                text = f"Service {place.service} port {place.port}: no port is free for it on this machine"
+                self._homeless.setdefault(place.service, []).append(text)
                 continue
-            frontend = Frontend(service=name.service, port=port, destination=destination, bind=bind)
-            self.frontends[name] = frontend
+            ports.add(place)
+            frontend = Frontend(service=place.service, port=port, destination=destination, bind=bind)
+            self.frontends[place] = frontend
             self.delivery.put_listener(frontend.listener, dev_listener(destination, bind, self.delivery.settings))
             changed.add(frontend.listener)
-        return changed, unbound
+            has_moved = True
+        return changed, has_moved
 
-    def _find_place(self, name: ServicePortName) -> Address | None:
+    def _find_place(self, name: ServicePortName, others: Iterable[ServicePortName]) -> Address | None:
         ip = self._block.service(str(name.service))
-        taken = {frontend.bind.port for frontend in self.frontends.values() if frontend.bind.ip == ip}
+        taken = {self.frontends[other].bind.port for other in others}
         first = shift(name.port, self._lowest, self.options.port_offset)
         wanted = [port for port in (first, first + self.options.port_offset, 0) if port not in taken]
         port = find_port(ip, wanted)
@@ -309,25 +348,53 @@ class LocalMesh:
 
     async def _wait_until_live(self, routes: Mapping[str, str | None], listeners: Iterable[str]) -> Reach:
         """Wait until the proxy has taken these routes, as far as it uses them, and all of these listeners."""
+        hub = self.delivery.hub
         awaited_listeners = {name: self._version(TypeUrl.LISTENER, name) for name in listeners}
-        taken = await self.envoy.route_versions() if routes else {}
-        awaited_routes = {name: version for name, version in routes.items() if name in taken}
+        awaited_routes = {
+            name: version
+            for name, version in routes.items()
+            if version is not None and hub.is_wanted(TypeUrl.ROUTES, name)
+        }
         if not (awaited_routes or awaited_listeners):
             return Reach.FIRST_USE if routes else Reach.NONE
-        deadline = time.perf_counter() + _LIVE_SECONDS
-        while time.perf_counter() < deadline:
-            if all(taken.get(name) == version for name, version in awaited_routes.items()):
-                listening = await self.envoy.listener_versions() if awaited_listeners else {}
-                if all(listening.get(name) == version for name, version in awaited_listeners.items()):
-                    return Reach.LIVE
-            await asyncio.sleep(0.001)
-            taken = await self.envoy.route_versions() if awaited_routes else {}
-        return Reach.LATE
+        seconds = _LIVE_SECONDS + _LISTENER_SECONDS * len(awaited_listeners)
+        try:
+            sent = {name: version for name, version in awaited_listeners.items() if version is not None}
+            async with (
+                hub.expect(TypeUrl.ROUTES, awaited_routes) as taken,
+                hub.expect(TypeUrl.LISTENER, sent) as listed,
+                asyncio.timeout(seconds),
+            ):
+                while not taken.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(taken.wait(), _LOOK_SECONDS)
+                        break
+                    # What the proxy had already is not sent again, so it does not answer.
+                    found = await self.envoy.route_versions()
+                    if all(found.get(name) == version for name, version in awaited_routes.items()):
+                        break
+                while awaited_listeners:
+                    # It opens a listener some time after it took it, and says so only when asked.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(listed.wait(), _LOOK_SECONDS)
+                    started = time.perf_counter()
+                    listening = await self.envoy.listener_versions()
+                    if all(listening.get(name) == version for name, version in awaited_listeners.items()):
+                        break
+                    await asyncio.sleep(max(0.001, time.perf_counter() - started))
+        except TimeoutError:
+            return Reach.LATE
+        return Reach.LIVE
 
     def _version(self, kind: TypeUrl, name: str) -> str | None:
         resource = self.delivery.make(kind, name, self.delivery.variant(kind, name, self.options.proxy))
         return make_version(resource) if resource is not None else None
 
 
-def _only(raws: Mapping[Ref, Json], kind: Kind) -> dict[Ref, Json]:
-    return {ref: raw for ref, raw in raws.items() if ref.kind is kind}
+def _raw(manifest: Manifest | None) -> Json | None:
+    return manifest.raw if manifest is not None else None
+
+
+def _say(key: Key) -> str:
+    word, namespace, name = key
+    return f"{word.partition('.')[0]} {namespace}/{name}"
