@@ -2,18 +2,23 @@
 
 Two network namespaces joined by a cable stand for two pods: in one the client, its Envoys and delivery, in the other
 the server and its Envoys; connections are redirected as in pods. All three ways lead to one server process and take
-turns, so that what else the machine does falls on all of them. Needs root, ``unshare``, ``nsenter``, ``mount``, ``ip``
-and ``iptables``; nothing leaves the namespaces, and they end with this process.
+turns, many and short, so that what else the machine does falls on all of them. Everything is started anew several
+times: two processes that do the same differ by some percent, for as long as they live. What a request costs the
+processors is measured beside how long it takes, because waiting for a processor is not part of it.
+
+Needs root, ``unshare``, ``nsenter``, ``mount``, ``ip`` and ``iptables``; nothing leaves the namespaces, and they end
+with this process.
 """
 
 import asyncio
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,8 +40,9 @@ from tests.envoy import fetch, run_envoy
 
 Json = dict[str, Any]
 RATE_PER_SECOND = 500
-SECONDS = 0.5
-ROUNDS = 50
+SECONDS = 0.2
+ROUNDS = 40
+SITTINGS = 5
 SHOP = Namespace("shop")
 CLIENT, WEB = ServiceAccount(SHOP, "client"), ServiceAccount(SHOP, "web")
 CLIENT_IP, SERVER_IP = "10.99.0.1", "10.99.0.2"
@@ -196,10 +202,8 @@ async def _say(process: asyncio.subprocess.Process) -> str:
     return line.decode().strip()
 
 
-async def be_client(folder: Path) -> Json:
-    """Set everything up, in this network namespace, which is new; return what was measured."""
-    progress = Progress("latency")
-    progress("two namespaces, certificates, four Envoys")
+async def be_client(folder: Path) -> list[Json]:
+    """Set everything up, in this network namespace, which is new; return the rounds of one sitting."""
     folders = Folders(folder)
     folders.write()
     settings = folders.settings()
@@ -215,11 +219,11 @@ async def be_client(folder: Path) -> Json:
         assert await _say(delivery) == "ready"
         assert server.stdin is not None
         server.stdin.write(b"go\n")
-        assert await _say(server) == "ready"
-        bootstrap = make_bootstrap(CLIENT, settings)
-        ours = await enter(run_envoy(bootstrap, uid=PROXY_UID))
+        servers = json.loads(await _say(server))
+        ours = await enter(run_envoy(make_bootstrap(CLIENT, settings), uid=PROXY_UID))
         handmade = client_side(
             listen=HANDMADE_OUT,
+            service=HANDMADE_IP,
             server=(SERVER_IP, HANDMADE_PORT),
             identity=folders.identity,
             anchors=folders.secrets / BUNDLE_FILE,
@@ -227,10 +231,14 @@ async def be_client(folder: Path) -> Json:
             sni=settings.trust.dns(WEB),
         )
         by_hand = await enter(run_envoy(handmade, uid=PROXY_UID))
-        for target in TARGETS:
+        clients = {HANDMADE: by_hand.pid, MESHWRIGHT: ours.pid}
+        targets = [
+            replace(target, pids=(clients[target.name], servers[target.name])) if target.name in clients else target
+            for target in TARGETS
+        ]
+        for target in targets:
             assert (await fetch(target.port, host=target.host)).status == 200, target.name
         handshakes = {
-            BARE: 0,
             HANDMADE: (await by_hand.stats("ssl.handshake")).get("cluster.server.ssl.handshake", 0),
             MESHWRIGHT: sum(
                 count
@@ -238,10 +246,9 @@ async def be_client(folder: Path) -> Json:
                 if name.startswith("cluster.") and "control" not in name
             ),
         }
-        progress(f"{ROUNDS} rounds of {SECONDS:g} s for each of {', '.join(target.name for target in TARGETS)}")
-        load = await enter(other_process("load"))
-        rounds = [Round(**each) for each in json.loads(await _say(load))]
-    return summarize(rounds, is_encrypted={name: count > 0 for name, count in handshakes.items()})
+        assert all(handshakes.values()), "this is to be encrypted"
+        load = await enter(other_process("load", json.dumps([asdict(target) for target in targets])))
+        return list(json.loads(await _say(load)))
 
 
 async def be_delivery(folder: Path) -> None:
@@ -265,64 +272,87 @@ async def be_server(folder: Path) -> None:
         for port in (BARE_PORT, MESHED_PORT, HANDMADE_PORT):
             server = await loop.create_server(Echo, SERVER_IP, port)
             stack.callback(server.close)
-        bootstrap = make_bootstrap(WEB, settings)
-        await stack.enter_async_context(run_envoy(bootstrap, uid=PROXY_UID))
+        assert settings.trust is not None
+        ours = await stack.enter_async_context(run_envoy(make_bootstrap(WEB, settings), uid=PROXY_UID))
         handmade = server_side(
             listen=HANDMADE_IN,
-            server=(SERVER_IP, HANDMADE_PORT),
+            names=f"*.{settings.trust.suffix}",
+            uris=settings.trust.uri_prefix,
             identity=folders.identity,
             anchors=folders.secrets / BUNDLE_FILE,
         )
-        await stack.enter_async_context(run_envoy(handmade, uid=PROXY_UID))
-        print("ready", flush=True)
+        by_hand = await stack.enter_async_context(run_envoy(handmade, uid=PROXY_UID))
+        print(json.dumps({HANDMADE: by_hand.pid, MESHWRIGHT: ours.pid}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 
 
-async def be_load() -> None:
-    rounds = await take_turns(TARGETS, rate=RATE_PER_SECOND, seconds=SECONDS, rounds=ROUNDS)
+async def be_load(targets: list[Json]) -> None:
+    made = [Target(**each) for each in targets]
+    rounds = await take_turns(made, rate=RATE_PER_SECOND, seconds=SECONDS, rounds=ROUNDS)
     print(json.dumps([asdict(each) for each in rounds]), flush=True)
 
 
-def summarize(rounds: list[Round], *, is_encrypted: dict[str, bool]) -> Json:
-    """Return a row for each way, and the ratios of meshwright's to the pair by hand: of the p50 the median over the
-    rounds, each of which has its own two figures, of the p99 that of all requests. ``added``: above no proxies."""
-    by_name = {target.name: [each for each in rounds if each.name == target.name] for target in TARGETS}
-    whole = {name: sorted(took for each in found for took in each.took) for name, found in by_name.items()}
+def summarize(sittings: list[list[Round]]) -> Json:
+    """Return a row for each way, and the ratios of meshwright's to the pair by hand.
+
+    Every figure is the median over all rounds, each of which has its own; so p99 is what a usual round has, not what
+    the machine once did to one of them. A ratio stands with the interval that the median is in with 95 % confidence,
+    and ``sittings`` are the p50 ratios of each start alone. ``cpu_us``: the two Envoys', a request.
+    ``added``: above no proxies.
+    """
+    rounds = [each for sitting in sittings for each in sitting]
+    requests = round(RATE_PER_SECOND * SECONDS)
+    found = {
+        target.name: {
+            "p50": [_at(each.took, 0.5) for each in rounds if each.name == target.name],
+            "p99": [_at(each.took, 0.99) for each in rounds if each.name == target.name],
+            "cpu": [each.cpu / requests for each in rounds if each.name == target.name],
+        }
+        for target in TARGETS
+    }
+    bare, ours, theirs = found[BARE], found[MESHWRIGHT], found[HANDMADE]
     rows = [
         {
             "way": name,
-            "mtls": is_encrypted[name],
-            "p50_ms": _ms(_at(whole[name], 0.5)),
-            "p99_ms": _ms(_at(whole[name], 0.99)),
-            "added_p50_ms": _ms(_at(whole[name], 0.5) - _at(whole[BARE], 0.5)),
-            "added_p99_ms": _ms(_at(whole[name], 0.99) - _at(whole[BARE], 0.99)),
+            "p50_ms": _ms(statistics.median(figures["p50"])),
+            "p99_ms": _ms(statistics.median(figures["p99"])),
+            "added_p50_ms": _ms(statistics.median(_above(figures["p50"], bare["p50"]))),
+            "added_p99_ms": _ms(statistics.median(_above(figures["p99"], bare["p99"]))),
+            "cpu_us": round(statistics.median(figures["cpu"]) * 1e6, 1),
         }
-        for name in by_name
+        for name, figures in found.items()
     ]
-    p50 = {name: [_at(sorted(each.took), 0.5) for each in found] for name, found in by_name.items()}
-    late = sorted(seconds for each in rounds for seconds in each.late)
+    late = [seconds for each in rounds for seconds in each.late]
+    p50 = [a / b for a, b in zip(ours["p50"], theirs["p50"], strict=True)]
     return {
         "rows": rows,
-        "requests_each": ROUNDS * round(RATE_PER_SECOND * SECONDS),
+        "requests_each": len(p50) * requests,
         "per_second": RATE_PER_SECOND,
-        "p50_ratio": _ratio(p50[MESHWRIGHT], p50[HANDMADE]),
-        "p99_ratio": round(_at(whole[MESHWRIGHT], 0.99) / _at(whole[HANDMADE], 0.99), 3),
-        "added_p50_ratio": _ratio(_above(p50[MESHWRIGHT], p50[BARE]), _above(p50[HANDMADE], p50[BARE])),
+        **_show("p50_ratio", p50),
+        **_show("cpu_ratio", [a / b for a, b in zip(ours["cpu"], theirs["cpu"], strict=True)]),
+        **_show("p99_ratio", [a / b for a, b in zip(ours["p99"], theirs["p99"], strict=True)]),
+        "sittings": [round(statistics.median(p50[at : at + ROUNDS]), 3) for at in range(0, len(p50), ROUNDS)],
         "generator_late_p50_ms": _ms(_at(late, 0.5)),
         "generator_late_p99_ms": _ms(_at(late, 0.99)),
     }
 
 
-def _at(values: list[float], share: float) -> float:
-    return values[min(len(values) - 1, int(len(values) * share))]
+def _at(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def _above(values: list[float], floor: list[float]) -> list[float]:
     return [value - least for value, least in zip(values, floor, strict=True)]
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+def _show(name: str, values: list[float]) -> Json:
+    """Return the median, and from where to where it is with 95 % confidence, whatever the values' distribution: ranks
+    of the binomial one, in its normal approximation."""
+    ordered = sorted(values)
+    half = 0.98 * math.sqrt(len(ordered))
+    low = max(0, math.floor(len(ordered) / 2 - half))
+    high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half))
+    return {name: round(statistics.median(ordered), 3), f"{name}_95": f"{ordered[low]:.3f}-{ordered[high]:.3f}"}
 
 
 def _ms(seconds: float) -> float:
@@ -337,12 +367,17 @@ def measure() -> Json:
     """
     if os.geteuid() != 0:
         raise PermissionError("measuring latency makes network namespaces: run it as root")
-    with tempfile.TemporaryDirectory(prefix="mw-latency-") as folder:
-        os.chmod(folder, 0o755)  # for the Envoys
-        command = ["unshare", "--net", sys.executable, "-m", "e2e.bench.latency", "client", folder]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+    progress = Progress("latency")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    sittings = []
+    for number in range(1, SITTINGS + 1):
+        progress(f"start {number} of {SITTINGS}: four Envoys, {ROUNDS} rounds of {SECONDS:g} s for each of three ways")
+        with tempfile.TemporaryDirectory(prefix="mw-latency-") as folder:
+            os.chmod(folder, 0o755)  # for the Envoys
+            command = ["unshare", "--net", sys.executable, "-m", "e2e.bench.latency", "client", folder]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+        sittings.append([Round(**each) for each in json.loads(done.stdout.splitlines()[-1])])
+    return summarize(sittings)
 
 
 def main() -> None:
@@ -354,9 +389,9 @@ def main() -> None:
             asyncio.run(be_delivery(Path(folder)))
         case ["server", folder]:
             asyncio.run(be_server(Path(folder)))
-        case ["load"]:
+        case ["load", targets]:
             with asyncio.Runner(loop_factory=precise_loop) as runner:
-                runner.run(be_load())
+                runner.run(be_load(json.loads(targets)))
 
 
 if __name__ == "__main__":
