@@ -31,11 +31,19 @@ SERVED_BY = "served-by"
 T = TypeVar("T")
 
 
+_handed_out: set[int] = set()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nothing listens on just now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on just now, another one each time."""
+    for _ in range(1000):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
+    raise AssertionError("every free port was handed out before")
 
 
 async def eventually(look: Callable[[], Awaitable[T]], is_it: Callable[[T], bool], *, seconds: float = 10.0) -> T:
@@ -254,7 +262,7 @@ async def run_envoy(
             process = await asyncio.create_subprocess_exec(
                 find_envoy(),
                 *("-c", str(directory / "envoy.json"), "--concurrency", "1", "--disable-hot-restart"),
-                *("--log-level", log_level, "--drain-time-s", "1"),
+                *("--log-level", log_level, "--drain-time-s", "1", "--file-flush-interval-msec", "100"),
                 stdout=log,
                 stderr=log,
                 user=uid,

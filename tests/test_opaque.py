@@ -1,5 +1,6 @@
 """Ports whose bytes are passed on as they are: from the annotation to the policy that does not hold there."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from meshwright.model.config import Config
 from meshwright.model.desired import UnitName
 from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Reason
+from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
 from meshwright.model.workload import NamespaceObject, Service
@@ -74,6 +76,18 @@ def test_a_namespace_lists_ports_too_and_what_is_no_text_is_said() -> None:
     assert [problem.message for problem in made.problems if KEY in problem.field] == [
         "found 8000; write a text, in quotes"
     ]
+
+
+def test_which_ports_are_usually_opaque_can_be_chosen() -> None:
+    route = http_route(rules=(rule(backends=(backend("web"),)),))
+    web = service(ports=(HTTP, SQL))
+
+    def served(usual: tuple[Port, ...]) -> list[str]:
+        unit = Compiler(Config(opaque_ports=usual)).update({web.ref: web, route.ref: route}).units[UNIT]
+        assert unit is not None
+        return sorted(json.loads(unit["data"]["unit.json"])["ports"])
+
+    assert (served(DEFAULT_OPAQUE_PORTS), served((Port(8000),)), served(())) == (["8000"], ["3306"], ["3306", "8000"])
 
 
 UNIT = UnitName(SHOP, "mw-out-web")

@@ -216,7 +216,7 @@ class Compiler:
         service = found_service if isinstance(found_service, Service) else None
         if service is not None:
             namespace = self._objects.get(Ref(Kind.NAMESPACE, Namespace(""), name.namespace))
-            service = declare_opaque(service, _opaque_of(namespace))
+            service = declare_opaque(service, _opaque_of(namespace), self._config.opaque_ports)
         return compile_parent(name, service, routes, services)
 
     def _compile_statuses(self, routes: Iterable[Ref]) -> dict[Ref, RouteStatus | None]:

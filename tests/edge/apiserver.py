@@ -20,6 +20,7 @@ from aiohttp import web
 
 from meshwright.edge.client import Json, Resource
 from tests.edge.cluster import Change, Cluster, Conflict, Refusal, selects, status_object
+from tests.edge.discovery import discover
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -227,7 +228,7 @@ class ApiServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         parts = request.path.strip("/").split("/")
-        if (discovered := self._discover(parts)) is not None:
+        if (discovered := discover(self.cluster.resources.values(), parts)) is not None:
             return _json(discovered)
         group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
         namespace = ""
@@ -375,38 +376,6 @@ class ApiServer:
         finally:
             self.streams.discard(stream)
         return answer
-
-    def _discover(self, parts: list[str]) -> Json | None:
-        groups: dict[str, set[str]] = {}
-        for resource in self.cluster.resources.values():
-            groups.setdefault(resource.group, set()).add(resource.version)
-        match parts:
-            case ["version"]:
-                return {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
-            case ["api"]:
-                return {"kind": "APIVersions", "versions": ["v1"]}
-            case ["apis"]:
-                entries = []
-                for group, versions in sorted(groups.items()):
-                    listed = [{"version": v, "groupVersion": f"{group}/{v}"} for v in sorted(versions)]
-                    entries.append({"name": group, "versions": listed, "preferredVersion": listed[0]})
-                return {"kind": "APIGroupList", "groups": [entry for entry in entries if entry["name"]]}
-            case ["api", version]:
-                return self._group("", version)
-            case ["apis", group, version]:
-                return self._group(group, version)
-        return None
-
-    def _group(self, group: str, version: str) -> Json:
-        rows = [r for r in self.cluster.resources.values() if (r.group, r.version) == (group, version)]
-        if not rows:
-            raise Refusal(404, "NotFound", "404 page not found")
-        verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
-        listed = [
-            {"name": r.plural, "kind": r.kind, "singularName": "", "namespaced": r.is_namespaced, "verbs": verbs}
-            for r in rows
-        ]
-        return {"kind": "APIResourceList", "groupVersion": f"{group}/{version}", "resources": listed}
 
 
 def has_fields(selector: str, raw: Json) -> bool:

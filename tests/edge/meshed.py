@@ -13,7 +13,7 @@ from typing import Any
 
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.model.identity import ServiceAccount, TrustDomain
-from meshwright.model.pod import PortRanges
+from meshwright.model.pod import AccessLog, PortRanges
 from meshwright.model.ref import ServiceName
 from meshwright.model.units import Namespace, Port
 from tests.edge.netns import TRUST, Net, Place, TlsServer, net
@@ -50,6 +50,7 @@ async def ordinary(net: Net) -> dict[str, Any]:
         "a Service, gRPC": await client.call_grpc("10.96.0.10:80"),
         "a Service, WebSocket": await client.upgrade("10.96.0.15", 80),
         "a Service, bytes": await client.say("10.96.0.13", 3306),
+        "a Service, silent at first": await client.get_late("10.96.0.10", 80, 1.0),
         "a Service, server speaks first": await client.listen("10.96.0.14", 5432),
         "two identities": sorted({await client.get("10.96.0.11", 80) for _ in range(20)}),
         "a pod": await client.get(web.v4, 8080),
@@ -249,7 +250,34 @@ async def opaque(net: Net) -> dict[str, Any]:
     }
 
 
-SCENES = {scene.__name__: scene for scene in (ordinary, refused, ingress, opaque)}
+async def written(net: Net) -> dict[str, Any]:
+    """What proxies write down of the requests that they take, each as its own pod asks."""
+    client, stranger = net.add("client"), net.add("stranger", is_meshed=False)
+    logged = {
+        style: net.add(f"web-{style or 'silent'}", access_log=style)
+        for style in (AccessLog.JSON, AccessLog.APACHE, AccessLog.NONE)
+    }
+    for number, place in enumerate(logged.values()):
+        await net.serve(place, 8080)
+        net.put_service(make_service(place.name, f"10.96.0.{number + 10}"), 8080, place)
+    for place in (client, *logged.values()):
+        await net.start(place)
+    headers = {"user-agent": 'curl "1"\\', "referer": "http://a.example/"}
+    for number, place in enumerate(logged.values()):
+        await client.get(f"10.96.0.{number + 10}", 80, "/a?b=c", headers=headers)
+        await stranger.get(place.v4, 8080, "/from-outside", headers=headers)
+
+    async def look(place: Place) -> list[str]:
+        assert place.envoy is not None
+        return [line for line in place.envoy.log().splitlines() if "a.example" in line or line.startswith("{")]
+
+    json_place, apache_place, silent = logged.values()
+    lines = await eventually(lambda: look(json_place), lambda found: len(found) == 2)
+    texts = await eventually(lambda: look(apache_place), lambda found: len(found) == 2)
+    return {"json": [json.loads(line) for line in lines], "apache": texts, "silent": await look(silent)}
+
+
+SCENES = {scene.__name__: scene for scene in (ordinary, refused, ingress, opaque, written)}
 
 
 async def main(name: str) -> None:

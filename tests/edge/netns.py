@@ -95,6 +95,17 @@ class Place:
         with self.inside():
             return await say(host, port)
 
+    async def get_late(self, host: str, port: int, seconds: float) -> str:
+        """Return the first line of the answer to a request on a connection that is silent for a while at first."""
+        with self.inside():
+            reader, writer = await asyncio.open_connection(host, port)
+        try:
+            await asyncio.sleep(seconds)
+            writer.write(b"GET / HTTP/1.1\r\nHost: late\r\nConnection: close\r\n\r\n")
+            return (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
+        finally:
+            writer.close()
+
     async def listen(self, host: str, port: int) -> str:
         """Return what a server says that speaks first."""
         with self.inside():

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from meshwright.cli import main
+from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
 
 SERVICE = """\
 apiVersion: v1
@@ -161,6 +162,34 @@ def endpoints(folder: Path) -> dict[str, list[tuple[str, int]]]:
         for cluster in config["static_resources"]["clusters"]
         if cluster["name"].startswith("shop/")
     }
+
+
+def test_a_proxys_configuration_is_as_annotations_say(tmp_path: Path) -> None:
+    def annotated(kind: str, name: str, **annotations: str) -> str:
+        said = {f"config.linkerd.io/{key.replace('_', '-')}": text for key, text in annotations.items()}
+        metadata = {"name": name, "namespace": "shop", "annotations": said}
+        metadata = {key: value for key, value in metadata.items() if kind != "Namespace" or key != "namespace"}
+        spec = {"ports": [{"port": 3306}, {"port": 8000}, {"port": 9000}]} if kind == "Service" else {}
+        return yaml.safe_dump({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec})
+
+    def listeners(*texts: str) -> dict[str, Any]:
+        out = tmp_path / "out"
+        assert main(["compile", write(tmp_path, *texts), "--proxy", "shop/web-1", "--out", str(out)]) == 0
+        config = yaml.safe_load((out / "envoy.yaml").read_text())
+        return {each["name"]: each for each in config["static_resources"]["listeners"]}
+
+    def opaque(listener: dict[str, Any]) -> set[int]:
+        rules = listener["listener_filters"][-1]["filter_disabled"]["or_match"]["rules"]
+        return {rule["destination_port_range"]["start"] for rule in rules}
+
+    usual = opaque(listeners(annotated("Service", "db"))["outbound"])
+    assert usual == set(DEFAULT_OPAQUE_PORTS)
+    assert opaque(listeners(annotated("Service", "db", opaque_ports="8000"))["outbound"]) == usual - {3306} | {8000}
+    inherited = listeners(annotated("Namespace", "shop", opaque_ports="9000"), annotated("Service", "db"))
+    assert opaque(inherited["outbound"]) == usual - {3306} | {9000}
+    inbound = listeners(annotated("Pod", "web-1", opaque_ports="7,9", access_log="json"))["inbound"]
+    assert opaque(inbound) == {7, 9}
+    assert "access_log" in str(inbound)
 
 
 @pytest.mark.parametrize(

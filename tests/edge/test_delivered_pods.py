@@ -8,12 +8,12 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl
-from meshwright.edge.xds import Stream
+from meshwright.edge.stream import Stream
 from meshwright.model.identity import ServiceAccount, TrustDomain
-from meshwright.model.pod import PROXY_CONTAINER, Pod, PortRanges
+from meshwright.model.pod import PROXY_CONTAINER, AccessLog, Pod, PortRanges
 from meshwright.model.proxy import EndpointSlice, Proxy, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref, ServiceName
-from meshwright.model.units import Port
+from meshwright.model.units import Namespace, Port
 from meshwright.model.workload import NamespaceObject
 from tests.mesh import SHOP, make_service
 
@@ -235,6 +235,27 @@ def test_a_proxy_gets_the_inbound_listener_of_its_own_pod(delivery: Delivery) ->
     assert not has_chain(delivery, "mesh-tcp-8", "client")
 
 
+def test_a_proxy_writes_down_what_its_own_pod_asks_for(delivery: Delivery) -> None:
+    def logs(proxy: str) -> list[Any]:
+        listener = get(delivery, TypeUrl.LISTENER, "inbound", proxy)
+        [http] = [chain for chain in listener["filter_chains"] if chain["name"] == "mesh-http"]
+        return [each["typed_config"]["log_format"] for each in http["filters"][0]["typed_config"].get("access_log", ())]
+
+    own, other = Ear(delivery, "web-1"), Ear(delivery)
+    assert logs("web-1") == []
+    for style, key in ((AccessLog.JSON, "json_format"), (AccessLog.APACHE, "text_format_source")):
+        pod = make_pod(opaque=STALE, access_log=style)
+        delivery.put_pod(pod.ref, pod)
+        assert (own.take(), other.take()) == ({TypeUrl.LISTENER: {"inbound"}}, {})
+        assert [list(each) for each in logs("web-1")] == [[key]]
+        assert has_chain(delivery, "mesh-tcp-7", "web-1")
+        assert logs("client") == []
+    pod = make_pod(access_log=AccessLog.JSON)
+    delivery.put_pod(pod.ref, pod)
+    assert not has_chain(delivery, "mesh-tcp-7", "web-1")
+    assert len(logs("web-1")) == 1
+
+
 def test_a_namespaces_opaque_ports_are_its_services(delivery: Delivery) -> None:
     ear = Ear(delivery)
     namespace = NamespaceObject(ref=Ref(Kind.NAMESPACE, SHOP, "shop"), opaque=PortRanges(((Port(80), Port(80)),)))
@@ -315,3 +336,68 @@ def test_without_identities_pods_touch_no_cluster() -> None:
     delivery.put_pod(make_pod().ref, make_pod())
     assert TypeUrl.CLUSTER not in ear.take()
     assert "transport_socket_matches" not in get(delivery, TypeUrl.CLUSTER, "shop/web/80")
+
+
+def told_peers(delivery: Delivery, name: str = "shop/web/80") -> list[dict[str, str]]:
+    """Return what the endpoints of a port say of themselves."""
+    return [
+        each["metadata"]["filter_metadata"]["envoy.transport_socket_match"]
+        for group in get(delivery, TypeUrl.ENDPOINTS, name)["endpoints"]
+        for each in group["lb_endpoints"]
+    ]
+
+
+def write_slice(service: ServiceName, *ips: str, target: str = "") -> EndpointSlice:
+    """Return a slice as people write it by hand: addresses, and no pods."""
+    endpoints = tuple(SliceEndpoint(addresses=(ip,), target=target) for ip in ips)
+    return replace(make_slice(service), family="IPv6" if ":" in ips[0] else "IPv4", endpoints=endpoints)
+
+
+@pytest.mark.parametrize("target", ["", "Node/one", "/web-1"])
+@pytest.mark.parametrize("written", ["10.0.0.1", "FD00:0::1"])
+def test_an_address_alone_is_the_pod_that_is_there(delivery: Delivery, target: str, written: str) -> None:
+    """A pod that is meshed is not spoken to in the clear because a slice does not say that it is one."""
+    pod = make_pod(ip="10.0.0.1" if "." in written else "fd00::1")
+    delivery.put_pod(pod.ref, pod)
+    nobody = make_slice(WEB)
+    delivery.put_slice(nobody.ref, nobody)
+    piece = write_slice(API, written, target=target)
+    delivery.put_slice(piece.ref, piece)
+    uri = "spiffe://cluster.local/ns/shop/sa/web"
+    assert told_peers(delivery, "shop/api/80") == [{"peer": uri, "pod": "web-1"}]
+    assert identities(delivery, "shop/api/80") == ["shop/web", "plaintext"]
+    assert identities(delivery, "shop/api/80", "web-1") == ["own", "shop/web", "plaintext"]
+    ear = Ear(delivery)
+    delivery.put_pod(pod.ref, None)
+    assert ear.take()[TypeUrl.ENDPOINTS] == {"shop/api/80"}
+    assert told_peers(delivery, "shop/api/80") == [{"peer": "plaintext"}]
+    assert identities(delivery, "shop/api/80") == ["plaintext"]
+    delivery.put_pod(pod.ref, pod)
+    assert {"shop/api/80", "10.96.0.11:80"} <= ear.take()[TypeUrl.CLUSTER]
+    assert told_peers(delivery, "shop/api/80") == [{"peer": uri, "pod": "web-1"}]
+
+
+def test_a_namesake_of_another_namespace_is_not_reached_in_the_clear(delivery: Delivery) -> None:
+    other = Namespace("other")
+    pod = make_pod(ip="10.0.0.9", account="web")
+    stranger = replace(pod, ref=replace(pod.ref, namespace=other), account=ServiceAccount(other, "web"))
+    delivery.put_pod(stranger.ref, stranger)
+    piece = write_slice(WEB, "10.0.0.1", "10.0.0.9")
+    delivery.put_slice(piece.ref, piece)
+    assert [each["pod"] for each in told_peers(delivery)] == ["web-1", "other/web-1"]
+    assert identities(delivery, "shop/web/80", "web-1") == ["own", "other/web", "shop/web", "plaintext"]
+    own = get(delivery, TypeUrl.CLUSTER, "shop/web/80", "web-1")["transport_socket_matches"][0]
+    assert own["match"] == {"pod": "web-1"}
+    theirs = delivery.make(
+        TypeUrl.CLUSTER, "shop/web/80", delivery.variant(TypeUrl.CLUSTER, "shop/web/80", Proxy(other, "web-1"))
+    )
+    assert theirs is not None
+    assert theirs["transport_socket_matches"][0]["match"] == {"pod": "other/web-1"}
+
+
+def test_addresses_alone_that_are_gone_are_forgotten(delivery: Delivery) -> None:
+    piece = write_slice(API, "10.0.0.1", "10.0.0.2")
+    delivery.put_slice(piece.ref, piece)
+    delivery.put_slice(piece.ref, write_slice(API, "10.0.0.2"))
+    delivery.put_slice(piece.ref, None)
+    assert not delivery._members._alone

@@ -1,6 +1,5 @@
 """What delivery makes of the cluster, and what each change touches."""
 
-import argparse
 import asyncio
 import json
 import logging
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 
 from meshwright.edge.client import Client
 from meshwright.edge.delivered import Delivery
-from meshwright.edge.delivery import SERVICE_CIDRS, add_arguments, deliver, find_fault, read_ranges, serve
+from meshwright.edge.delivery import SERVICE_CIDRS, deliver, read_ranges, serve
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.resources import RESOURCES
 from meshwright.edge.xds import METHOD, SERVICE
@@ -32,7 +30,6 @@ from meshwright.model.problem import Reason
 from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Millis, Namespace, Port
-from meshwright.parse.bundle_source import BundleSource
 from tests.edge.apiserver import ApiServer
 from tests.envoy import eventually, fetch, free_port
 from tests.mesh import SHOP, make_service, make_slice, make_unit, to
@@ -304,90 +301,6 @@ async def test_a_port_that_is_taken_is_an_error(delivery: Delivery) -> None:
         with pytest.raises(OSError, match=f"cannot listen at 127.0.0.1, port {port}"):
             async with serve(delivery, "127.0.0.1", port):
                 pass
-
-
-def test_a_range_that_is_none_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--service-cidr", "10.96.0.1/12"])
-    assert "write a range like 10.96.0.0/12" in capsys.readouterr().err
-    assert parser.parse_args(["--service-cidr", "10.96.0.0/12"]).service_cidr == ["10.96.0.0/12"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--trust-bundle", "roots"], "write configmap/NAME or secret/NAME"),
-        (["--leaf-lifetime", "1"], "write one whole number and one unit"),
-        (["--leaf-lifetime", "29s"], "write at least 30s"),
-    ],
-)
-def test_a_flag_that_is_wrong_says_what_to_write(
-    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    with pytest.raises(SystemExit):
-        parser.parse_args(flags)
-    assert message in capsys.readouterr().err
-
-
-def test_every_flag_can_be_set_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {
-        "KUBECONFIG": "file",
-        "HOST": "::1",
-        "PORT": "1",
-        "METRICS_PORT": "2",
-        "LINGER": "3",
-        "NAMESPACE": "mesh",
-        "TRUST_DOMAIN": "here.local",
-        "ISSUER_SECRET": "issuer",
-        "TRUST_BUNDLE": "secret/roots/ca.crt",
-        "LEAF_LIFETIME": "2h",
-        "SIGNING_PORT": "4",
-        "PLAINTEXT": "true",
-        "LOG_FORMAT": "json",
-        "LOG_LEVEL": "debug",
-    }
-    for name, value in said.items():
-        monkeypatch.setenv(f"MESHWRIGHT_{name}", value)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    found = vars(parser.parse_args([]))
-    assert found == {
-        "kubeconfig": "file",
-        "host": "::1",
-        "port": 1,
-        "metrics_port": 2,
-        "service_cidr": None,
-        "linger": 3.0,
-        "namespace": "mesh",
-        "trust_domain": "here.local",
-        "issuer_secret": "issuer",
-        "trust_bundle": BundleSource(kind=Kind.SECRET, name="roots", key="ca.crt"),
-        "leaf_lifetime": timedelta(hours=2),
-        "signing_port": 4,
-        "plaintext": True,
-        "log_format": "json",
-        "log_level": "debug",
-    }
-    assert {name.upper() for name in found} == {*said, "SERVICE_CIDR"}
-    monkeypatch.setenv("MESHWRIGHT_SERVICE_CIDR", "10.0.0.1/8")
-    assert find_fault(parser.parse_args([])).startswith("$MESHWRIGHT_SERVICE_CIDR: 10.0.0.1/8 has host bits set")
-    assert find_fault(parser.parse_args(["--service-cidr", "10.0.0.0/8"])) == ""
-
-
-@pytest.mark.parametrize(
-    ("host", "is_fine"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("delivery", False)],
-)
-def test_without_tls_it_listens_on_loopback_only(host: str, is_fine: bool) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    fault = find_fault(parser.parse_args(["--plaintext", "--host", host]))
-    assert fault == ("" if is_fine else "--plaintext is for loopback addresses only; write --host 127.0.0.1")
-    assert find_fault(parser.parse_args(["--host", host])) == ""
 
 
 def test_flags_that_cannot_be_followed_end_it() -> None:

@@ -1,6 +1,7 @@
 """Which issuer signs, as Secrets, bundles and time change."""
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshwright.edge.issuer import NoIssuer, Signer
 from meshwright.model.identity import ServiceAccount
-from tests.certificates import make_bundle, make_issuer_secret, make_secret
+from tests.certificates import ANCHOR, ISSUER, make, make_bundle, make_issuer_secret, make_secret
 from tests.edge.authority import SHOP, Clock, Root, make_signer
 
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -143,6 +144,23 @@ def test_an_issuer_of_an_hour_ahead_is_used_when_its_time_has_come() -> None:
     clock.offset = HOUR + timedelta(minutes=1)
     signer.look()
     assert signs(signer) == "root-1"
+
+
+def test_an_anchor_that_was_renewed_with_its_key_goes_on_when_the_old_one_ends() -> None:
+    """Both are in the bundle; the new one is not valid yet when it comes."""
+    clock = Clock()
+    wish = replace(ANCHOR, number=31, name="root-31")
+    old = make(replace(wish, until=2 * HOUR), now=ONE.now)
+    new = make(replace(wish, since=HOUR, until=100 * HOUR), now=ONE.now)
+    issuer = make(replace(ISSUER, number=32, until=40 * HOUR), by=old, now=ONE.now)
+    signer = make_signer(clock=clock)
+    signer.put_issuer(make_issuer_secret(issuer, [old, new]))
+    assert signer.sign(KEY, ServiceAccount(SHOP, "web"), "uid-1").not_after == old.certificate.not_valid_after_utc
+    clock.offset = 1.5 * HOUR
+    signer.look()
+    clock.offset = 3 * HOUR
+    signer.look()
+    assert (signs(signer), signer.problems) == ("root-31", ())
 
 
 def test_the_bundle_decides_where_one_is_named() -> None:

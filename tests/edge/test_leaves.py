@@ -1,5 +1,7 @@
 """What a leaf says, and which requests get none."""
 
+import base64
+import contextlib
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,6 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshwright.edge.leaves import BadCsr, SignedLeaf, make_issuer, make_leaf, read_csr
 from meshwright.link.trust import chain_to_anchor
@@ -81,6 +85,22 @@ def test_a_leaf_ends_with_its_issuer_and_its_anchor() -> None:
     assert sign(later, anchor=anchor, lifetime=timedelta(hours=48)).not_after == NOW + timedelta(hours=30)
 
 
+def test_a_leaf_ends_with_what_lies_between_its_issuer_and_the_anchor() -> None:
+    anchor = make(ANCHOR)
+    between = make(replace(ISSUER, name="between", number=4, until=timedelta(hours=3)), by=anchor)
+    issuer = make(ISSUER, by=between)
+    assert sign(issuer, between, anchor=anchor).not_after == NOW + timedelta(hours=3)
+
+
+def test_a_leaf_lives_as_long_as_the_last_anchor_with_the_key_of_its_issuers_signer() -> None:
+    """A renewed anchor may keep its key; for a while both are in the bundle."""
+    anchors = [make(replace(ANCHOR, until=timedelta(hours=hours))) for hours in (1, 100, 2)]
+    issuer = make(ISSUER, by=anchors[0])
+    assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
+    found = make_issuer(parsed(issuer), parsed(*anchors), issuer.key, NOW)
+    assert found.not_after == NOW + timedelta(hours=47)
+
+
 def test_the_anchor_is_not_sent_along_and_what_lies_between_is() -> None:
     anchor = make(ANCHOR)
     between = make(replace(ISSUER, name="between", number=4), by=anchor)
@@ -98,10 +118,20 @@ ED25519 = (
 )
 
 
+def of_version(number: int) -> str:
+    """Return a request that says it is of a version there is none of."""
+    der = x509.load_pem_x509_csr(make_csr().encode()).public_bytes(Encoding.DER)
+    place = der.index(b"\x02\x01\x00")  # the first INTEGER
+    changed = der[:place] + bytes((2, 1, number)) + der[place + 3 :]
+    text = base64.b64encode(changed).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n"
+
+
 @pytest.mark.parametrize(
     ("csr", "message"),
     [
         ("", "cannot be read"),
+        (of_version(7), "cannot be read"),
         ("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", "cannot be read"),
         ("ünicode", "cannot be read"),
         (make(ANCHOR).pem, "cannot be read"),
@@ -114,3 +144,13 @@ ED25519 = (
 def test_a_request_that_cannot_be_granted_says_why(csr: str, message: str) -> None:
     with pytest.raises(BadCsr, match=message):
         read_csr(csr)
+
+
+DER = x509.load_pem_x509_csr(make_csr(name="web.example").encode()).public_bytes(Encoding.DER)
+
+
+@given(st.integers(0, len(DER) - 1), st.binary(max_size=3), st.integers(0, 3))
+def test_a_request_that_is_wrong_somewhere_is_refused_and_nothing_else(place: int, put: bytes, taken: int) -> None:
+    text = base64.b64encode(DER[:place] + put + DER[place + taken :]).decode()
+    with contextlib.suppress(BadCsr):
+        read_csr(f"-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n")

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ async def test_meshed_pods_speak_tls_to_each_other_whatever_they_say_and_plainte
         "a Service, gRPC": "(<StatusCode.OK: (0, 'ok')>, 'web')",
         "a Service, WebSocket": "101 heard hello",
         "a Service, bytes": "heard b'\\x00\\x01 hello\\r\\n'",
+        "a Service, silent at first": "HTTP/1.1 200 OK",
         "a Service, server speaks first": "web",
         "two identities": ["200 other", "200 web"],
         "a pod": "200 web",
@@ -55,6 +58,7 @@ async def test_meshed_pods_speak_tls_to_each_other_whatever_they_say_and_plainte
         "encrypted": [
             "10.244.0.3_8080",
             "10.244.0.3_9001",
+            "10.96.0.10_80",
             "10.96.0.13_3306",
             "10.96.0.14_5432",
             "[fd00_244__3]_8080",
@@ -122,3 +126,23 @@ async def test_opaque_ports_are_passed_on_as_they_are() -> None:
         "another port, from outside": by_server_only,
         "server speaks first": "web",
     }
+
+
+async def test_requests_are_written_down_as_the_servers_pod_asks() -> None:
+    seen = await watch("written")
+    for line in seen["json"]:
+        assert line.pop("client.addr").rpartition(":")[0] in ("10.244.0.2", "10.244.0.3")
+        assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
+        assert 0 < line.pop("total_ns") < 15e9
+        assert line.pop("response_bytes") > 100
+    shared = {"method": "GET", "version": "HTTP/1.1", "user_agent": 'curl "1"\\', "request_bytes": 0}
+    shared |= {"status": 200, "route": "default", "flags": "-"}
+    assert seen["json"] == [
+        {**shared, "client.id": f"client.shop.{SUFFIX}", "uri": "/a?b=c", "host": "10.96.0.10"},
+        {**shared, "client.id": None, "uri": "/from-outside", "host": "10.244.0.4:8080"},
+    ]
+    assert [re.sub(r"\[.*?\]|(?<= 200 )\d+", "#", line) for line in seen["apache"]] == [
+        f'10.244.0.2 client.shop.{SUFFIX} - # "GET /a?b=c HTTP/1.1" 200 # "http://a.example/" "curl "1"\\"',
+        '10.244.0.3 - - # "GET /from-outside HTTP/1.1" 200 # "http://a.example/" "curl "1"\\"',
+    ]
+    assert seen["silent"] == []

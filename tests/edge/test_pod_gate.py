@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -22,14 +22,14 @@ from meshwright.edge.pod_gate import PodGate
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.roster import Roster
 from meshwright.edge.serving_leaf import ServingLeaf
-from meshwright.edge.xds import METHOD, SERVICE, serve_hub
+from meshwright.edge.xds import METHOD, SERVICE, STREAMS_OF_ONE, serve_hub
 from meshwright.model.identity import TrustDomain
 from meshwright.model.pod import Pod
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.ref import Ref
 from meshwright.model.units import Namespace
 from meshwright.parse.shape import quote
-from tests.certificates import LEAF, make, make_bundle
+from tests.certificates import ANCHOR, ISSUER, LEAF, make, make_bundle, make_issuer_secret
 from tests.edge.authority import TRUST, Clock, Root, make_pod, make_signer
 from tests.envoy import eventually
 
@@ -79,6 +79,13 @@ class World:
 
     def stream(self, node: str, pair: Pair | None, root: Root = ONE) -> "AbstractAsyncContextManager[Call]":
         return open_stream(self.port, node, pair, root)
+
+    def streams(self, count: int, *, lifetime: float = 86400.0) -> "Iterator[AbstractAsyncContextManager[Call]]":
+        """Yield a stream for each of ``count`` new pods."""
+        for number in range(count):
+            pod = make_pod(f"pod-{number}")
+            self.put(pod)
+            yield self.stream(f"shop/{pod.ref.name}", make_pair(pod, lifetime=lifetime))
 
     async def refusal(self, node: str, pair: Pair | None, root: Root = ONE) -> grpc.StatusCode:
         async with self.stream(node, pair, root) as call:
@@ -238,10 +245,23 @@ async def test_a_stream_ends_after_its_certificate_unless_it_comes_with_a_newer_
             assert not new.done()
 
 
+async def test_a_pod_that_comes_again_and_again_loses_its_oldest_stream(world: World) -> None:
+    other = make_pod("web-2")
+    world.put(other)
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(world.stream("shop/web-2", make_pair(other)))
+        await listeners(first)
+        calls = []
+        for _ in range(STREAMS_OF_ONE + 1):
+            calls.append(await stack.enter_async_context(world.stream("shop/web-1", make_pair(WEB))))
+            await listeners(calls[-1])
+        assert await asyncio.wait_for(calls[0].code(), 10) is grpc.StatusCode.OK
+        assert [call.done() for call in (first, *calls[1:])] == [False] * (STREAMS_OF_ONE + 1)
+
+
 async def test_streams_whose_certificates_end_together_are_not_ended_together() -> None:
     async with running(spread=3600.0) as world, AsyncExitStack() as stack:
-        pair = make_pair(WEB, lifetime=3600)
-        calls = [await stack.enter_async_context(world.stream("shop/web-1", pair)) for _ in range(20)]
+        calls = [await stack.enter_async_context(each) for each in world.streams(20, lifetime=3600)]
         for call in calls:
             await listeners(call)
         world.clock.offset = timedelta(minutes=90)
@@ -268,6 +288,24 @@ async def test_new_anchors_and_issuers_count_for_new_handshakes_while_streams_st
                     assert [call.done() for call in (first, second, third, fourth)] == [False] * 4
 
 
+async def test_an_anchor_that_was_renewed_with_its_key_ends_and_its_heir_goes_on(world: World) -> None:
+    hour = timedelta(hours=1)
+    wish = replace(ANCHOR, number=51, name="root-51")
+    ended = [make(replace(wish, since=-hours * hour, until=-hour), now=ONE.now) for hours in range(2, 6)]
+    heir = make(replace(wish, since=-hour), now=ONE.now)
+    issuer = make(replace(ISSUER, number=52), by=heir, now=ONE.now)
+    world.signer.put_bundle(make_bundle([ONE.anchor, *ended, heir]))
+    signer = make_signer()
+    signer.put_issuer(make_issuer_secret(issuer, [heir]))
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    chain = signer.sign(key.public_key(), WEB.account, WEB.uid).chain.encode()
+    async with world.stream("shop/web-1", (encoded, chain)) as call:
+        assert await listeners(call)
+
+
 async def test_at_the_end_streams_are_ended_one_after_another() -> None:
     count = 30
     ended: list[float] = []
@@ -275,8 +313,7 @@ async def test_at_the_end_streams_are_ended_one_after_another() -> None:
     async with AsyncExitStack() as outer:
         inner = AsyncExitStack()
         world = await inner.enter_async_context(running(drain=1.0))
-        pair = make_pair(WEB)
-        calls = [await outer.enter_async_context(world.stream("shop/web-1", pair)) for _ in range(count)]
+        calls = [await outer.enter_async_context(each) for each in world.streams(count)]
         for call in calls:
             await listeners(call)
             call.add_done_callback(lambda _: ended.append(loop.time()))

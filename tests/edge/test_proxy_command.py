@@ -47,7 +47,7 @@ def children(pid: int) -> dict[int, str]:
         for child in (task / "children").read_text().split():
             try:
                 found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").strip()
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
 
@@ -55,7 +55,7 @@ def children(pid: int) -> dict[int, str]:
 def is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -263,8 +263,10 @@ def test_a_restart_uses_what_is_there_while_the_signer_is_away(tmp_path: Path) -
     settings = make_pod_folders(tmp_path)
     with run_signer(tmp_path) as signer:
         assert main(["certify", *proxy(settings, signer.address)[5:]]) == 0
-    with running(proxy(settings, signer.address, "--log-level=off"), **POD) as process:
+    with running(proxy(settings, signer.address, "--log-level=off", "--shutdown-grace-period=90s"), **POD) as process:
         envoy_of(process)
+        words = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+        assert "-m meshwright.edge.drain @meshwright-admin-4191 4143,4140 90" in words[7]
         process.terminate()
         assert process.wait(10) == 0
         assert process.stderr is not None
@@ -305,6 +307,7 @@ def test_sigterm_ends_the_wait_for_a_first_certificate(tmp_path: Path) -> None:
         (("--identity-folder=/proc/none",), {}, "cannot write into --identity-folder /proc/none"),
         ((), {"MESHWRIGHT_ENVOY": "/nowhere/envoy"}, "/nowhere/envoy, which cannot be run"),
         (("--log-level=loud",), {}, "invalid choice: 'loud'"),
+        (("--shutdown-grace-period=soon",), {}, "found 'soon'; write one whole number and one unit"),
     ],
 )
 def test_what_can_never_work_ends_at_once(

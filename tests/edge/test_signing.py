@@ -140,6 +140,7 @@ async def test_another_pods_token_gets_nothing_for_this_one(world: World) -> Non
     [
         (None, 401, "NoToken"),
         ("", 401, "NoToken"),
+        ("n\u00f6nsense", 401, "NoToken"),
         ("nonsense", 401, "TokenUnknown"),
         (Tokens().make(WEB, lifetime=timedelta(seconds=-1)), 401, "TokenExpired"),
         (Tokens().make(WEB, audience="other"), 401, "WrongAudience"),
@@ -284,6 +285,52 @@ async def test_one_that_is_slow_to_shake_hands_keeps_no_other_waiting(world: Wor
     for _, writer in idle:
         writer.close()
     await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def test_one_address_has_few_connections_and_keeps_no_other_from_having_one(world: World) -> None:
+    """Each has shaken hands and says nothing: descriptors are what this process has least of."""
+    idle = [await _connect(world.port, source=ELSEWHERE) for _ in range(8)]
+    with pytest.raises(ConnectionError):
+        await _connect(world.port, source=ELSEWHERE)
+    assert (await world.ask(world.tokens.make(WEB))).status == 200
+    for reader, writer in idle:
+        writer.close()
+        await reader.read()
+    _, writer = await _eventually_connect(world, source=ELSEWHERE)
+    writer.close()
+
+
+async def _connect(port: int, *, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(
+        "127.0.0.1",
+        port,
+        ssl=make_client_context(ONE.anchor),
+        server_hostname=TRUST.dns(TRUST.delivery),
+        local_addr=(source, 0),
+    )
+
+
+async def _eventually_connect(world: World, *, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await _connect(world.port, source=source)
+            except ConnectionError:
+                continue  # the other side has not seen the end of all others yet
+
+
+@pytest.mark.parametrize("broken", [b"\x00", b"x" * 9000], ids=["no header", "too long"])
+async def test_a_request_that_is_no_http_leaves_no_token_in_the_log(
+    broken: bytes, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await _connect(world.port, source="127.0.0.1")
+    token = world.tokens.make(WEB)
+    writer.write(b"POST /v1/certificates HTTP/1.1\r\nHost: x\r\n")
+    writer.write(b"Authorization: Bearer " + token.encode() + broken + b"\r\n\r\n")
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+    assert [line for line in caplog.messages if "it is no HTTP" in line]
+    assert token[:40] not in caplog.text
 
 
 async def test_a_handshake_that_fails_is_counted(world: World) -> None:

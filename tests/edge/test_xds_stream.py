@@ -9,7 +9,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 
 from meshwright.edge.hub import Hub
 from meshwright.edge.protobuf import TypeUrl, make_version
-from meshwright.edge.xds import Stream
+from meshwright.edge.stream import MAX_NAME_LENGTH, MAX_NAMES, MAX_UNANSWERED, Stream
 from meshwright.model.desired import Json
 from meshwright.model.proxy import Proxy
 from meshwright.model.units import Namespace
@@ -277,3 +277,44 @@ async def test_a_stream_that_ends_is_forgotten(client: Client, hub: Hub, shelf: 
     client.stream.leave()
     change(hub, shelf, ROUTES, "a")
     assert client.got() == []
+
+
+async def test_what_a_proxy_says_is_one_line_of_the_log(
+    client: Client, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.ask(ROUTES, "a")
+    [response] = client.receive()
+    client.ask(ROUTES, nonce=response.nonce, error="bad\nERROR all is lost" + "x" * 100_000)
+    client.stream.take(DeltaDiscoveryRequest(type_url="no\nkind" + "x" * 100_000))
+    [rejection] = hub.rejections.values()
+    assert rejection.reason == "bad ERROR all is lost" + "x" * 979 + "…"
+    assert [len(message.splitlines()) for message in caplog.messages] == [1, 1]
+    assert sum(len(message) for message in caplog.messages) < 2000
+
+
+NAMES = [str(number) for number in range(MAX_NAMES)]
+
+
+async def test_a_proxy_that_asks_for_too_much_is_sent_away(hub: Hub) -> None:
+    fine = Client(hub)
+    fine.ask(ROUTES, *NAMES, has=dict.fromkeys(NAMES, "1"))
+    fine.ask(CLUSTER, *NAMES)
+    before = fine.stream.is_ending
+    fine.ask(ROUTES, "one more")
+    assert (before, fine.stream.is_ending) == (False, True)
+    fine.stream.leave()
+    for names, has in ((("x" * (MAX_NAME_LENGTH + 1),), {}), ((), dict.fromkeys([*NAMES, "more"], "1"))):
+        client = Client(hub)
+        client.ask(ROUTES, *names, has=has)
+        assert client.stream.is_ending
+        client.stream.leave()
+
+
+async def test_a_proxy_that_never_answers_is_sent_away(client: Client, hub: Hub, shelf: Shelf) -> None:
+    client.ask(ROUTES, "a")
+    for number in range(MAX_UNANSWERED):
+        assert not client.stream.is_ending
+        client.receive()
+        change(hub, shelf, ROUTES, "a", content=f"h{number}")
+    client.receive()
+    assert client.stream.is_ending

@@ -195,13 +195,30 @@ def test_problems_become_warnings_that_say_whose_they_are() -> None:
 def test_a_job_with_a_plain_proxy_is_warned_about() -> None:
     of_job = make_template()
     of_job["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u"}]
-    plain = replace(ASKED, is_native=False, grace_ms=Millis(1))
+    plain = replace(ASKED, is_native=False)
     for manifest in (wrap("batch", "Job", make_template()), wrap("", "Pod", of_job)):
-        assert [text[:20] for text in put_in(manifest, plain).warnings] == [
-            "the proxy is a plain",
-            "shutdown-grace-perio",
-        ]
-        assert put_in(manifest, replace(ASKED, grace_ms=Millis(1))).warnings == ()
+        assert [text[:20] for text in put_in(manifest, plain).warnings] == ["the proxy is a plain"]
+        assert put_in(manifest).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("is_native", "grace_ms", "flag"),
+    [
+        (True, None, None),
+        (False, None, "120s"),
+        (True, 90_000, "90s"),
+        (False, 1_500, "1500ms"),
+        (True, 0, None),
+        (False, 0, None),
+    ],
+)
+def test_a_plain_proxy_goes_on_for_two_minutes_and_a_native_one_ends_unless_said_otherwise(
+    is_native: bool, grace_ms: int | None, flag: str | None
+) -> None:
+    grace = None if grace_ms is None else Millis(grace_ms)
+    found = emit_proxy(replace(ASKED, is_native=is_native, grace_ms=grace), SETTINGS)["args"]
+    said = [word.partition("=")[2] for word in found if word.startswith("--shutdown-grace-period=")]
+    assert said == ([] if flag is None else [flag])
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"annotations":1}', '{"annotations":[],"before":{},"made":{}}'])
@@ -257,3 +274,58 @@ def test_every_field_of_an_injected_pod_is_one_of_kubernetes(injection: Injectio
 def test_a_field_that_kubernetes_has_not_would_be_found() -> None:
     pod = {"spec": {"containers": [{"name": "a", "restartpolicy": "Always"}]}}
     assert list(find_strangers(pod, "V1Pod", "")) == [".spec.containers[0].restartpolicy"]
+
+
+BUDGETS = (
+    {"requests": {"cpu": "100m", "memory": "64Mi"}},
+    {"limits": {"cpu": "200m"}, "requests": {"cpu": "200m"}},
+)
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_where_the_pod_has_a_budget_its_proxy_asks_for_nothing_beside_it(
+    budget: dict[str, Any], is_native: bool
+) -> None:
+    manifest = wrap("apps", "Deployment", make_template(resources=budget))
+    before = copy.deepcopy(manifest)
+    result = put_in(manifest, replace(EVERYTHING, is_native=is_native))
+    spec = result.manifest["spec"]["template"]["spec"]
+    ours = [each for part in ("initContainers", "containers") for each in spec[part] if each["name"] != "app"]
+    assert [each.get("resources") for each in ours] == [None, None]
+    assert spec["resources"] == budget
+    assert result.warnings == (
+        "the pod's own resources (spec.resources) count for its proxy, too, which gets none beside them; "
+        "have room there for request cpu 1, limit memory 64Mi",
+    )
+    assert uninject(result.manifest) == before
+
+
+@pytest.mark.parametrize("budget", [{}, None, {"claims": []}, {"requests": {}}])
+def test_a_budget_that_says_nothing_is_none(budget: object) -> None:
+    result = put_in(wrap("", "Pod", make_template(resources=budget)), EVERYTHING)
+    proxy = result.manifest["spec"]["initContainers"][1]
+    assert (proxy["resources"], result.warnings) == ({"limits": {"memory": "64Mi"}, "requests": {"cpu": "1"}}, ())
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds", "is_told"),
+    [
+        ({}, 29, False),
+        ({}, 30, True),
+        ({"terminationGracePeriodSeconds": 60}, 59, False),
+        ({"terminationGracePeriodSeconds": 60}, 99, True),
+        ({"terminationGracePeriodSeconds": "soon"}, 29, False),
+        ({}, 0, False),
+    ],
+)
+def test_a_proxy_that_waits_longer_than_the_pod_lives_is_told_of(
+    spec: dict[str, Any], seconds: int, is_told: bool
+) -> None:
+    warnings = put_in(wrap("", "Pod", make_template(**spec)), replace(ASKED, exit_delay_seconds=seconds)).warnings
+    limit = spec.get("terminationGracePeriodSeconds", 30)
+    said = (
+        f"the proxy waits {seconds} s before it stops (proxy-wait-before-exit-seconds), and the pod is killed after "
+        f"{limit}; make terminationGracePeriodSeconds longer"
+    )
+    assert warnings == ((said,) if is_told else ())

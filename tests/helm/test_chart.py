@@ -64,6 +64,9 @@ def test_every_pod_is_looked_at(full: tuple[Json, ...]) -> None:
     assert set(pods(full)) == set(PODS)
 
 
+OPAQUE = "--opaque-ports=25,587,3306,4444,5432,6379,9300,11211"
+
+
 @pytest.mark.parametrize(
     ("process", "args", "ports"),
     [
@@ -81,6 +84,7 @@ def test_every_pod_is_looked_at(full: tuple[Json, ...]) -> None:
                 "--issuer-duration=48h",
                 "--issuer-renew-before=25h",
                 "--webhook-certificate=cert-manager",
+                OPAQUE,
                 "--more",
             ],
             {"metrics": 8080},
@@ -96,6 +100,7 @@ def test_every_pod_is_looked_at(full: tuple[Json, ...]) -> None:
                 "--trust-domain=cluster.local",
                 "--issuer-secret=meshwright-identity-issuer",
                 "--leaf-lifetime=24h",
+                OPAQUE,
                 "--more",
             ],
             {"xds": 15010, "signing": 15012, "metrics": 8080},
@@ -381,3 +386,25 @@ def test_the_notes_of_an_installation_that_waits_for_a_secret_say_so(helm: Helm)
     sets = as_options(("identity.anchor.create=false", "identity.issuer.external=true"))
     done = helm.run("install", "mw", str(CHARTS / "meshwright"), "--namespace", "mesh", "--dry-run=client", *sets)
     assert "before you have written the Secret meshwright-identity-issuer" in done.stdout.partition("\nNOTES:\n")[2]
+
+
+def test_names_that_look_like_numbers_stay_texts(helm: Helm) -> None:
+    objects = helm.render(
+        'image.pullSecrets=["123"]', 'operator.priorityClassName="1e3"', 'identity.issuer.secretName="123"'
+    )
+    for spec in pods(objects).values():
+        assert spec["imagePullSecrets"] == [{"name": "123"}]
+    assert pods(objects)["meshwright-operator"]["priorityClassName"] == "1e3"
+    for process in ("operator", "xds"):
+        names = [name for rule in of_kind(objects, "Role")[f"meshwright-{process}"]["rules"] for name in _names(rule)]
+        assert "123" in names
+
+
+def _names(rule: Json) -> list[Any]:
+    return list(rule.get("resourceNames", ()))
+
+
+def test_without_a_tag_the_image_is_the_applications_version(helm: Helm) -> None:
+    version = yaml.safe_load((CHARTS / "meshwright" / "Chart.yaml").read_text())["appVersion"]
+    for spec in pods(helm.render('image.tag=""')).values():
+        assert spec["containers"][0]["image"] == f"localhost/meshwright:{version}"

@@ -12,6 +12,7 @@ from meshwright.edge.injection_flags import read_injection_settings
 from meshwright.edge.webhook import PATH
 from meshwright.edge.webhook_certificate import CONFIGURATION, SECRET, SERVICE
 from meshwright.model.identity import TrustDomain
+from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS as USUAL
 from meshwright.model.units import Namespace
 from meshwright.parse.injection import SETTINGS, check_defaults
 from tests.helm.conftest import CHARTS, Helm, Json, of_kind
@@ -100,6 +101,7 @@ def test_the_anchor_is_an_authority_whose_renewal_keeps_its_key(helm: Helm) -> N
         (('identity.issuer.duration="90m"', 'identity.issuer.renewBefore="5400s"'), "renewed without end"),
         (('identity.issuer.duration="59m"', 'identity.issuer.renewBefore="30m"'), "duration=59m is less than 1h"),
         ((f'identity.trustDomain="{"a" * 48}"',), "and 64 are allowed"),
+        (('identity.leafLifetime="29s"',), "leafLifetime=29s is less than 30s"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused_with_what_to_write(
@@ -209,6 +211,35 @@ def test_other_defaults_make_other_pods_of_the_webhook(helm: Helm) -> None:
     assert annotations() != annotations('proxy.defaults={"proxy-log-level":"debug"}')
 
 
+@pytest.mark.parametrize("text", ["100m", "1.5", ".5", "64Mi", "1e3", "+2G", "2E", "1Ei"])
+def test_the_schema_lets_in_what_is_a_quantity(helm: Helm, text: str) -> None:
+    assert check_defaults({"proxy-cpu-request": text})[1] == ()
+    assert helm.render(f'proxy.defaults.proxy-cpu-request="{text}"')
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("proxy-memory-limit", ""),
+        ("proxy-cpu-request", "a lot"),
+        ("proxy-cpu-limit", "-1"),
+        ("image-pull-policy", "Sometimes"),
+        ("proxy-await", "true"),
+        ("access-log", "plain"),
+        ("proxy-wait-before-exit-seconds", "5s"),
+    ],
+)
+def test_a_default_that_the_webhook_would_not_start_with_is_refused(helm: Helm, name: str, text: str) -> None:
+    assert check_defaults({name: text})[1] != ()
+    assert f"/proxy/defaults/{name}" in helm.refusal(f'proxy.defaults.{name}="{text}"')
+
+
+@pytest.mark.parametrize("value", ["webhook.excludedNamespaces", "proxy.defaults"])
+def test_what_a_null_takes_away_is_empty(helm: Helm, value: str) -> None:
+    objects = helm.render(f"{value}=null")
+    assert "--excluded-namespaces=" in " ".join(args_of(objects, "webhook"))
+
+
 def test_the_schema_knows_the_settings_that_proxies_have() -> None:
     schema = json.loads((CHARTS / "meshwright" / "values.schema.json").read_text())
     names = schema["properties"]["proxy"]["properties"]["defaults"]["properties"]
@@ -217,3 +248,14 @@ def test_the_schema_knows_the_settings_that_proxies_have() -> None:
 
 def test_the_secret_that_the_webhook_reads_is_the_one_that_is_made(default: tuple[Json, ...]) -> None:
     assert SECRET in json.dumps(of_kind(default, "Role")["meshwright-webhook"])
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"), [("", ()), ("25", (25,)), ("3306, 9300-9302", (3306, 9300, 9301, 9302)), (None, USUAL)]
+)
+def test_who_delivers_and_who_judges_routes_agree_about_opaque_ports(
+    helm: Helm, text: str | None, ports: tuple[int, ...]
+) -> None:
+    objects = helm.render(*([] if text is None else [f"proxy.opaquePorts={json.dumps(text)}"]))
+    assert [read(objects, process).opaque_ports for process in ("operator", "xds")] == [ports, ports]
+    assert "opaquePorts" in helm.refusal('proxy.opaquePorts="mysql"')

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from meshwright.link.trust import chain_to_anchor, judge_issuer, may_sign
+from meshwright.link.trust import chain_to_anchor, choose_anchors, find_end, judge_issuer, may_sign
 from meshwright.model.identity import Certificate, IssuerSecret, TrustDomain
 from meshwright.model.problem import Reason
 from meshwright.parse.certificate import parse_certificates, parse_issuer_secret
@@ -268,3 +268,26 @@ def test_a_leaf_signs_no_leaf() -> None:
     forged = make(replace(LEAF, number=8), by=make(replace(LEAF, name="leaf"), by=issuer()))
     between = make(replace(LEAF, name="leaf"), by=issuer())
     assert chain_to_anchor(read([forged, between, issuer()]), read([anchor()]), NOW) is None
+
+
+def test_of_anchors_with_one_name_and_key_those_that_are_valid_are_given_to_peers() -> None:
+    ended, future, good = (
+        make(replace(ANCHOR, since=timedelta(hours=since), until=timedelta(hours=until)))
+        for since, until in ((-9, -1), (1, 9), (-1, 9))
+    )
+    other = make(replace(ANCHOR, number=8, since=timedelta(hours=-9), until=timedelta(hours=-1)))
+    anchors = read((ended, other, future, good))
+    assert choose_anchors(anchors, NOW) == read((other, good))
+    assert choose_anchors(anchors[:3], NOW) == anchors[:3], "none is valid, and our clock may be the one that is wrong"
+    assert choose_anchors((), NOW) == ()
+
+
+def test_an_issuer_is_believed_as_long_as_all_above_it_and_by_the_best_of_its_anchors() -> None:
+    old, new = (make(replace(ANCHOR, until=timedelta(hours=hours))) for hours in (1, 100))
+    between = make(replace(ISSUER, name="between", number=4, until=timedelta(hours=3)), by=old)
+    chain = read((make(ISSUER, by=between), between))
+    assert find_end(chain, read([old]), NOW) == NOW + timedelta(hours=1)
+    assert find_end(chain, read((old, new)), NOW) == NOW + timedelta(hours=3)
+    assert find_end(chain, read([make(replace(ANCHOR, number=8))]), NOW) is None
+    assert find_end(chain, read([new]), NOW + timedelta(days=9)) is None
+    assert find_end((), read([new]), NOW) is None

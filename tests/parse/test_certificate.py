@@ -133,6 +133,15 @@ def test_no_byte_that_is_wrong_in_a_certificate_raises(place: int, byte: int) ->
     parse_certificates(encode_pem([replace(certificate, der=bytes(der))]), "f")
 
 
+def test_a_certificate_of_a_version_there_is_none_of_is_a_problem() -> None:
+    der = anchor().der
+    place = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    (certificate,) = read(anchor())
+    text = encode_pem([replace(certificate, der=der[:place] + b"\x07" + der[place + 1 :])])
+    message = "PEM block 1 is not an X.509 certificate; copy the certificate anew"
+    assert parse_certificates(text, "f") == ((), (Problem("f", BAD, message),))
+
+
 @given(st.binary())
 def test_no_bytes_raise(content: bytes) -> None:
     parse_certificates(content, "f")

@@ -8,8 +8,9 @@ from meshwright.model.injection import Amounts, Injection, Mode
 from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.units import Millis, Port
-from meshwright.parse.injection import INJECT, OWN, PREFIXES, SETTINGS, check_defaults, parse_injection
+from meshwright.parse.injection import INJECT, LINKERD, OWN, PREFIXES, SETTINGS, check_defaults, parse_injection
 from meshwright.parse.known import UNSUPPORTED
+from meshwright.parse.pod import parse_pod
 
 
 def ports(*pairs: tuple[int, int]) -> PortRanges:
@@ -79,7 +80,8 @@ def test_every_key_is_read_from_the_pod_and_from_its_namespace(key: str) -> None
     assert parse_injection(pod(**{key: text}), {}, {}) == Injection(**fields, carried=on_pod)
     above = ((row.keys[1], text),) if row.is_carried else ()
     assert parse_injection(pod(), {key: text}, {}) == Injection(**fields, carried=above)
-    assert parse_injection(pod(), {}, {name: text}) == Injection(**fields)
+    default = above if not row.is_told else ()
+    assert parse_injection(pod(), {}, {name: text}) == Injection(**fields, carried=default)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -92,7 +94,31 @@ def test_a_wrong_value_is_named_and_the_next_one_down_counts(name: str) -> None:
     assert parse_injection(pod(), {key: WRONG[name]}, {}).namespace_problems == wrong.problems
     if "-ports" not in name and "-subnets" not in name:
         found = parse_injection(pod(**{key: WRONG[name]}), {key: good}, {})
-        assert found == Injection(**GOOD[name][1], problems=wrong.problems)
+        carried = ((row.keys[0], good),) if row.is_carried else ()
+        assert found == Injection(**GOOD[name][1], carried=carried, problems=wrong.problems)
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "default", "style"),
+    [
+        ({}, {}, "json", "json"),
+        ({}, {LINKERD: "apache"}, "json", "apache"),
+        ({LINKERD: "none"}, {LINKERD: "apache"}, "json", ""),
+        ({LINKERD: "common"}, {LINKERD: "apache"}, "json", "apache"),
+        ({OWN: "common"}, {OWN: "w3c", LINKERD: "apache"}, "json", "apache"),
+        ({OWN: "json"}, {LINKERD: "apache"}, "none", "json"),
+        ({LINKERD: "common"}, {}, "json", "json"),
+    ],
+)
+def test_who_reads_the_pod_alone_reads_what_was_decided(
+    own: dict[str, str], above: dict[str, str], default: str, style: str
+) -> None:
+    def full(prefixed: dict[str, str]) -> dict[str, str]:
+        return {f"{prefix}access-log": text for prefix, text in prefixed.items()}
+
+    found = parse_injection(pod(**full(own)), full(above), {"access-log": default})
+    assert found.access_log == style
+    assert parse_pod(pod(**full(own), **dict(found.carried))).access_log == style
 
 
 def test_ours_wins_and_the_pod_goes_before_its_namespace() -> None:

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.model.identity import ServiceAccount
-from meshwright.model.pod import Pod, PortRanges
+from meshwright.model.injection import Mode
+from meshwright.model.pod import AccessLog, Pod, PortRanges
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
+from meshwright.parse.injection import parse_injection
 from meshwright.parse.pod import parse_pod, trim_pod
 
 SHOP = Namespace("shop")
@@ -158,6 +160,51 @@ def test_our_own_prefix_comes_first() -> None:
     }
     pod = parse_pod(with_("metadata/annotations", both))
     assert (str(pod.opaque), str(pod.skipped_inbound)) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("own", "linkerds", "is_ingress"),
+    [
+        (None, "ingress", True),
+        ("ingress", "enabled", True),
+        ("enabled", "ingress", False),
+        ("disabled", "ingress", False),
+        ("", "ingress", True),
+        ("Enabled", "ingress", True),
+        ("yes", "enabled", False),
+        ("ingress ", None, False),
+        (["ingress"], "ingress", True),
+        ("yes", "no", False),
+    ],
+)
+def test_a_mode_is_the_first_one_that_is_one(own: object, linkerds: object, is_ingress: bool) -> None:
+    said = {"meshwright.dev/inject": own, "linkerd.io/inject": linkerds}
+    raw = with_("metadata/annotations", {key: value for key, value in said.items() if value is not None})
+    assert parse_pod(raw).is_ingress is is_ingress
+    assert parse_pod(trim_pod(raw)) == parse_pod(raw)
+    if own is None or isinstance(own, str):
+        assert (parse_injection(raw, {}, {}).mode is Mode.INGRESS) is is_ingress
+
+
+@pytest.mark.parametrize(
+    ("own", "linkerds", "style"),
+    [
+        (None, None, ""),
+        (None, "json", "json"),
+        (None, " apache ", "apache"),
+        ("json", "apache", "json"),
+        ("none", "apache", ""),
+        ("common", "apache", "apache"),
+        ("", "json", "json"),
+        (["json"], "common", ""),
+    ],
+)
+def test_an_access_log_is_the_first_one_that_there_is(own: object, linkerds: object, style: str) -> None:
+    said = {"config.meshwright.dev/access-log": own, "config.linkerd.io/access-log": linkerds}
+    raw = with_("metadata/annotations", {key: value for key, value in said.items() if value is not None})
+    assert parse_pod(raw).access_log is AccessLog(style)
+    assert parse_pod(trim_pod(raw)) == parse_pod(raw)
+    assert parse_injection(raw, {}, {}).access_log == style
 
 
 def test_a_pod_without_an_account_has_the_default_one() -> None:

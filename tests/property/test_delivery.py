@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl, make_version
-from meshwright.edge.xds import Stream
+from meshwright.edge.stream import Stream
 from meshwright.emit.proxy import assemble
 from meshwright.model.identity import ServiceAccount, TrustDomain
 from meshwright.model.pod import Pod, PortRanges

@@ -56,6 +56,9 @@ exactly one: a default that silently won would leave a mesh with another root th
 {{- /* The arguments that operator and delivery share, as a JSON object with the list "args". */ -}}
 {{- define "meshwright.trustArgs" -}}
 {{- $args := list (printf "--trust-domain=%s" .Values.identity.trustDomain) (printf "--issuer-secret=%s" .Values.identity.issuer.secretName) -}}
+{{- if lt (include "meshwright.seconds" .Values.identity.leafLifetime | int64) 30 -}}
+{{- fail (printf "\n\nidentity.leafLifetime=%s is less than 30s, and delivery would not start." .Values.identity.leafLifetime) -}}
+{{- end -}}
 {{- with .Values.identity.trustBundle }}{{ $args = append $args (printf "--trust-bundle=%s" .) }}{{ end -}}
 {{- dict "args" $args | toJson -}}
 {{- end }}

@@ -19,9 +19,19 @@ from kubernetes_asyncio import config as kube_config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
 from meshwright import __version__
+from meshwright.edge.answers import ApiError, Json, Unreachable, error_of, read_events, read_object
 
-Json = dict[str, Any]
-"""A JSON object as the API server sends it."""
+__all__ = [
+    "ApiError",
+    "Client",
+    "Json",
+    "Login",
+    "Page",
+    "Resource",
+    "Unreachable",
+    "connect",
+    "error_of",
+]
 
 PAGE_SIZE = 500
 CONNECT_SECONDS, LIST_SECONDS, CALL_SECONDS = 5.0, 60.0, 15.0
@@ -74,26 +84,6 @@ CUSTOM_RESOURCE_DEFINITIONS = Resource(
 )
 
 
-class ApiError(Exception):
-    """The API server said no.
-
-    ``status`` is the HTTP status, or the ``code`` of an ERROR event; ``reason`` the CamelCase word of the Status
-    object (``Conflict``), or the HTTP phrase when there is none; ``body`` the Status object, ``{}`` when the answer
-    was not one; ``retry_after`` the seconds the server asked to wait, ``None`` when it did not.
-    """
-
-    def __init__(self, status: int, reason: str, body: Json, retry_after: float | None = None) -> None:
-        super().__init__(f"{status} {reason}: {body.get('message') or 'no message'}")
-        self.status = status
-        self.reason = reason
-        self.body = body
-        self.retry_after = retry_after
-
-
-class Unreachable(Exception):
-    """No whole answer came: refused, reset, cut or timed out. A write may or may not have happened."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """One page of a list. ``token`` asks for the next one, ``""`` on the last. Items carry apiVersion and kind."""
@@ -113,19 +103,6 @@ class Login:
     certificate_path: str | None
     key_path: str | None
     skips_verification: bool
-
-
-def error_of(status: int, phrase: str, content: bytes, retry_after: str | None) -> ApiError:
-    """Return the error an answer stands for. Never raises: a body that is not a Status counts as ``{}``."""
-    try:
-        body = _object(content, "")
-    except Unreachable:
-        body = {}
-    try:
-        seconds = float(retry_after) if retry_after is not None else None
-    except ValueError:
-        seconds = None
-    return ApiError(status, str(body.get("reason") or phrase), body, seconds)
 
 
 def _proxy_of(server: str) -> str | None:
@@ -230,7 +207,7 @@ class Client:
         total = seconds + silence_seconds
         timeout = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds)
         async with self._request("GET", resource.path(namespace), query=query, timeout=timeout) as answer:
-            yield _events(answer)
+            yield read_events(answer)
 
     async def read(self, resource: Resource, namespace: str, name: str, *, seconds: float = CALL_SECONDS) -> Json:
         """Return one object."""
@@ -338,7 +315,7 @@ class Client:
         request = self._request(method, path, query=query, body=body, content_type=content_type, timeout=timeout)
         async with request as answer:
             content = await answer.read()
-        return _object(content, f"{method} {path}")
+        return read_object(content, f"{method} {path}")
 
     @asynccontextmanager
     async def _request(
@@ -373,28 +350,6 @@ class Client:
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
-
-
-async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[Json]:
-    rest = b""
-    try:
-        async for chunk in answer.content.iter_any():
-            *lines, rest = (rest + chunk).split(b"\n")
-            for event in (_object(line, "watch") for line in lines if line):
-                if isinstance(event.get("object"), dict):
-                    yield event
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unreachable(f"the stream was cut: {str(error) or type(error).__name__}") from error
-
-
-def _object(content: bytes, what: str) -> Json:
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise Unreachable(f"{what}: the answer is not JSON") from error
-    if not isinstance(value, dict):
-        raise Unreachable(f"{what}: the answer is not a JSON object")
-    return value
 
 
 async def connect(kubeconfig: str | None = None, context: str | None = None) -> Client:

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TextIO
@@ -17,6 +17,7 @@ from meshwright.edge.offline import fill_in_addresses, make_slices, read_pod
 from meshwright.edge.terminal import Paint, Terminal, open_terminal
 from meshwright.emit.proxy import assemble, flatten
 from meshwright.emit.status import merge_parents
+from meshwright.link.ports import declare_opaque
 from meshwright.model.config import Config
 from meshwright.model.desired import Desired, Json, RouteStatus
 from meshwright.model.problem import Problem, Reason
@@ -25,9 +26,10 @@ from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Route
 from meshwright.model.snapshot import Parsed
 from meshwright.model.units import Namespace
-from meshwright.model.workload import Service
+from meshwright.model.workload import NamespaceObject, Service
 from meshwright.parse.delivered import parse_slice, parse_unit
 from meshwright.parse.kinds import parse_object
+from meshwright.parse.pod import parse_pod
 from meshwright.pipeline import compile_all
 
 CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
@@ -240,12 +242,18 @@ def make_proxy_config(proxy: Proxy, catalog: Catalog, compilation: Compilation) 
     ]
     external = [piece for slices in compilation.desired.slices.values() for piece in slices.values()]
     settings = ProxySettings(service_ranges=_ranges(parsed))
+    inherited = {
+        Namespace(value.ref.name): value.opaque
+        for value in compilation.parsed.values()
+        if isinstance(value, NamespaceObject)
+    }
     resources = assemble(
         proxy,
         [unit for unit in units if not isinstance(unit, Problem)],
-        parsed,
+        [declare_opaque(each, inherited.get(each.ref.namespace), settings.opaque_ports) for each in parsed],
         [piece for raw in (*written, *derived, *external) if (piece := parse_slice(raw))],
         settings,
+        [replace(parse_pod(manifest.raw), ref=ref) for ref, manifest in catalog.pods.items()],
     )
     return flatten(proxy, resources, settings)
 

@@ -35,7 +35,7 @@ from meshwright.emit.proxy import make_cluster
 from meshwright.emit.scopes import choose_virtual_host, emit_direct_routes, emit_route_configuration, emit_scope
 from meshwright.model.config import LABEL_UNIT
 from meshwright.model.desired import Json, UnitName
-from meshwright.model.pod import Pod
+from meshwright.model.pod import AccessLog, Pod
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
@@ -170,7 +170,7 @@ class Delivery:
         self._objects.labels("pod").set(len(self.pods))
         self._tell(change)
         proxy = Proxy(ref.namespace, ref.name)
-        if (old and old.opaque) != (pod and pod.opaque):
+        if _taken(old) != _taken(pod):
             self.hub.turn(proxy, {TypeUrl.LISTENER: (INBOUND_LISTENER,)})
         if bool(old and old.is_ingress) != bool(pod and pod.is_ingress):
             if pod is not None and pod.is_ingress:
@@ -241,7 +241,7 @@ class Delivery:
         own = Ref(Kind.POD, proxy.namespace, proxy.name)
         match kind:
             case TypeUrl.LISTENER if name == INBOUND_LISTENER:
-                return self._opaque_of(own)
+                return self._inbound_of(own)
             case TypeUrl.LISTENER if name == OUTBOUND_LISTENER:
                 return _INGRESS if own in self._ingresses else ""
             case TypeUrl.SCOPE:
@@ -273,7 +273,7 @@ class Delivery:
                     return None
                 if kind is TypeUrl.ENDPOINTS:
                     slices = self._members.slices(port.service)
-                    return emit_endpoints(port, found.name, slices, self.pods, self.settings)
+                    return emit_endpoints(port, found.name, slices, self.pods, self.settings, self._members.peers.by_ip)
                 consumer = self._consumers.get((port.service, Namespace(variant)))
                 producer = self._producers.get(port.service)
                 return emit_route_configuration(
@@ -291,7 +291,9 @@ class Delivery:
         if name == OUTBOUND_LISTENER:
             return emit_outbound_listener(self.settings, self._directory.opaque(), is_ingress=variant == _INGRESS)
         if name == INBOUND_LISTENER:
-            return emit_inbound_listener(self.settings, parse_port_list(variant[1:]) if variant else None)
+            opaque, _, style = variant.partition(";")
+            ports = parse_port_list(opaque[1:]) if opaque else None
+            return emit_inbound_listener(self.settings, ports, AccessLog(style))
         return None
 
     def _make_scope(self, name: str, variant: str) -> Json | None:
@@ -304,11 +306,12 @@ class Delivery:
         port = read_authority(name)
         return None if port is None or self._directory.find_port(port) is None else emit_scope(name, port)
 
-    def _opaque_of(self, own: Ref) -> str:
-        """Return which opaque ports a pod has, ``""`` when neither it nor its namespace says."""
+    def _inbound_of(self, own: Ref) -> str:
+        """Return how a pod's proxy takes connections: opaque ports, if it or its namespace names any, and its log."""
         pod = self.pods.get(own)
+        style = f";{pod.access_log}" if pod is not None and pod.access_log else ""
         said = pod.opaque if pod is not None and pod.opaque is not None else self._directory.inherited(own.namespace)
-        return "" if said is None else f"={said}"
+        return style if said is None else f"={said}{style}"
 
     def _is_own(self, own: Ref, cluster: str) -> bool:
         """Return whether ``own`` is the pod, or one of those, that a cluster leads to."""
@@ -381,3 +384,8 @@ class Delivery:
     def _mend(self, ref: Ref) -> None:
         if self.broken.pop(ref, None) is not None:
             self._broken.set(len(self.broken))
+
+
+def _taken(pod: Pod | None) -> tuple[object, ...]:
+    """Return all of a pod that decides how its proxy takes connections."""
+    return (None, AccessLog.NONE) if pod is None else (pod.opaque, pod.access_log)

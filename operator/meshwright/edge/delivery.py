@@ -20,6 +20,7 @@ from meshwright.edge.delivered import UNIT_SELECTOR, Delivery
 from meshwright.edge.http import make_app, serving
 from meshwright.edge.identity import Identity, IdentityOptions
 from meshwright.edge.logs import set_up_logs
+from meshwright.edge.opaque_flag import add_opaque_ports
 from meshwright.edge.resources import RESOURCES
 from meshwright.edge.roster import Roster
 from meshwright.edge.watch import Reflector, drop_managed_fields
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SECONDS",
     )
+    add_opaque_ports(add)
     add("--namespace", "meshwright", "the control plane's own namespace")
     add("--trust-domain", "cluster.local", "the root that the names of workloads hang from")
     add("--issuer-secret", "meshwright-identity-issuer", "the Secret with the issuer of identities")
@@ -143,7 +145,9 @@ async def _run(args: argparse.Namespace) -> None:
         signing_port=args.signing_port,
     )
     settings = ProxySettings(
-        service_ranges=_ranges(args) or DEFAULT_SERVICE_RANGES, trust=None if args.plaintext else trust
+        service_ranges=_ranges(args) or DEFAULT_SERVICE_RANGES,
+        opaque_ports=args.opaque_ports,
+        trust=None if args.plaintext else trust,
     )
     async with (
         await connect(args.kubeconfig or None) as client,

@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manual", action="store_true", help="what this always does; Linkerd's flag, tolerated")
     add_injection_flags(parser)
     parser.add_argument_group(
+        "as the webhook of an installation does it",
+        "Give it the webhook's --image, --defaults and --excluded-namespaces: kubectl -n meshwright get deployment\n"
+        "meshwright-webhook -o yaml. The chart keeps the defaults in ConfigMap meshwright-proxy-defaults.",
+    )
+    parser.add_argument_group(
         "exit status",
         "0: done. 1: a pod with the annotation cannot have a proxy, or an annotation is wrong.\n"
         "2: something could not be read and nothing was written, or bad usage.",

@@ -8,7 +8,7 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from meshwright.edge.identity_metrics import IdentityMetrics
 from meshwright.edge.leaves import Issuer, SignedLeaf, make_issuer, make_leaf
-from meshwright.link.trust import may_sign
+from meshwright.link.trust import choose_anchors, find_end, may_sign
 from meshwright.model.desired import Json
 from meshwright.model.identity import Certificate, IssuerSecret, ServiceAccount, TrustBundle, TrustDomain
 from meshwright.model.problem import Problem, Reason
@@ -70,6 +70,7 @@ class Signer:
         self.problems: tuple[Problem, ...] = (_UNKNOWN,)
         """What keeps the newest issuer, or the newest bundle, from being used."""
         self.changed: Callable[[], None] = lambda: None
+        self._shown: tuple[Certificate, ...] = ()
         self._lifetime = lifetime
         self._metrics = metrics
         self._bundle_key = bundle_key
@@ -89,7 +90,8 @@ class Signer:
 
     @property
     def anchors_pem(self) -> bytes:
-        return encode_pem(self.anchors).encode()
+        """The anchors that proxies are measured by."""
+        return encode_pem(self._shown).encode()
 
     def put_issuer(self, raw: Json | None) -> None:
         """Take the issuer's Secret, ``None`` when it is gone. Never raises."""
@@ -121,11 +123,12 @@ class Signer:
         if self._offer is None or (self._bundle_key is not None and self._bundle is None and not self._bundle_problems):
             return
         now = self._clock()
-        before = (self._issuer, self.anchors)
+        before = (self._issuer, self.anchors, self._shown)
         problems = self._bundle_problems + self._adopt(self._offer, now)
         self._reconsider(now)
+        self._shown = choose_anchors(self.anchors, now)
         self._tell(problems)
-        if before != (self._issuer, self.anchors):
+        if before != (self._issuer, self.anchors, self._shown):
             self.changed()
 
     def sign(self, key: ec.EllipticCurvePublicKey, account: ServiceAccount, uid: str) -> SignedLeaf:
@@ -171,6 +174,10 @@ class Signer:
         if self._bundle_key is not None and self._bundle is not None:
             self.anchors = self._bundle.anchors
         self._is_usable = not self._judge(self._secret, self.anchors, now)
+        end = find_end(self._secret.chain, self.anchors, now)
+        if self._issuer is not None and end is not None and end != self._issuer.not_after:
+            # Another anchor of the same key has come, or its time has.
+            self._issuer = replace(self._issuer, not_after=end)
 
     def _tell(self, problems: tuple[Problem, ...]) -> None:
         """Log and count what is new, and show how it is."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshwright.link.trust import chain_to_anchor
+from meshwright.link.trust import find_end
 from meshwright.model.identity import Certificate, ServiceAccount, TrustDomain
 from meshwright.parse.certificate import encode_pem
 
@@ -55,7 +55,7 @@ class SignedLeaf:
 class Issuer:
     """An issuer that may sign: its certificate, its key, and ``between``, PEM of what follows a leaf in its chain.
 
-    ``not_after``: when it ends, or its anchor. The key has no place but this.
+    ``not_after``: when it ends, or what it hangs from. The key has no place but this.
     """
 
     certificate: x509.Certificate
@@ -70,12 +70,11 @@ def make_issuer(
     """Return the issuer whose certificate is the first of ``chain``; the trust anchors are left out of what it adds to
     a leaf."""
     known = {anchor.fingerprint for anchor in anchors}
-    anchor = chain_to_anchor(chain, anchors, now)
     return Issuer(
         certificate=x509.load_der_x509_certificate(chain[0].der),
         key=key,
         between=encode_pem(each for each in chain if each.fingerprint not in known),
-        not_after=min(each.not_after for each in (chain[0], anchor) if each is not None),
+        not_after=find_end(chain, anchors, now) or chain[0].not_after,
     )
 
 
@@ -90,11 +89,14 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_pem_x509_csr(pem.encode("ascii"))
         key = request.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            # Before its signature is looked at, which takes long with other keys: nobody has proved who asks.
+            raise BadCsr("its key is of another type; make an ECDSA key on the curve P-256")
         is_whole = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except BadCsr:
+        raise
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise BadCsr("it cannot be read; send one CERTIFICATE REQUEST as PEM") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise BadCsr("its key is of another type; make an ECDSA key on the curve P-256")
     if not is_whole:
         raise BadCsr("its signature is not by its own key; make it anew")
     return key

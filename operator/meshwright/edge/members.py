@@ -3,12 +3,12 @@
 Says what each change concerns, so that only that is made again.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from meshwright.emit.clusters import find_accounts, pods_behind
+from meshwright.emit.clusters import address_alone, find_accounts, pods_behind
 from meshwright.emit.proxy import Peers
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.pod import Pod
@@ -40,6 +40,8 @@ class Members:
         self._slice_services: dict[Ref, ServiceName] = {}
         self._behind: dict[ServiceName, frozenset[Ref]] = {}
         self._services: defaultdict[Ref, set[ServiceName]] = defaultdict(set)
+        self._alone: defaultdict[str, Counter[ServiceName]] = defaultdict(Counter)
+        """Of which Services' endpoints an address is all that is said."""
         self._accounts: dict[ServiceName, tuple[ServiceAccount, ...]] = {}
         self.pods: Mapping[Ref, Pod] = MappingProxyType(self._pods)
         self.peers = Peers(accounts=MappingProxyType(self._accounts), by_ip=MappingProxyType(self._by_ip))
@@ -53,7 +55,7 @@ class Members:
         return self._slices[service].values() if service in self._slices else ()
 
     def is_behind(self, pod: Ref, service: ServiceName) -> bool:
-        """Return whether an endpoint of the Service, ready or not, says it is ``pod``."""
+        """Return whether an endpoint of the Service, ready or not, is ``pod``."""
         return pod in self._behind.get(service, _NOBODY)
 
     def put_slice(self, ref: Ref, piece: EndpointSlice | None) -> Change:
@@ -70,9 +72,11 @@ class Members:
         if piece is not None:
             self._slice_services[ref] = piece.service
             self._slices[piece.service][ref] = piece
+        for each in (old, piece):
+            if each is not None:
+                self._index_alone(each, is_there=each is piece)
         services = frozenset(each.service for each in (old, piece) if each is not None)
-        moved = tuple((pod, service) for service in sorted(services) for pod in sorted(self._move(service)))
-        return Change(services=services, renamed=self._rename(services), moved=moved)
+        return Change(services=services, moved=self._move_all(services), renamed=self._rename(services))
 
     def put_pod(self, ref: Ref, pod: Pod | None) -> Change:
         """Take a pod, ``None`` when it is gone."""
@@ -87,7 +91,20 @@ class Members:
         both = dict.fromkeys((*(old.addresses if old is not None else ()), *now))
         ips = {ip for ip in both if self._place(ip, ref, pod if ip in now else None)}
         services = frozenset(self._services.get(ref, ())) if _speech(old) != _speech(pod) else frozenset()
-        return Change(services=services, renamed=self._rename(services), ips=frozenset(ips))
+        alone = frozenset(service for ip in ips for service in self._alone.get(ip, ()))
+        moved = self._move_all(alone)
+        services |= alone
+        return Change(services=services, renamed=self._rename(services), moved=moved, ips=frozenset(ips))
+
+    def _index_alone(self, piece: EndpointSlice, *, is_there: bool) -> None:
+        """Count the addresses that do not say whose they are in or out."""
+        for address in filter(None, map(address_alone, piece.endpoints)):
+            services = self._alone[address]
+            services[piece.service] += 1 if is_there else -1
+            if not services[piece.service]:
+                del services[piece.service]
+            if not services:
+                del self._alone[address]
 
     def _place(self, ip: str, ref: Ref, pod: Pod | None) -> bool:
         """Note who is at an address; return whether that is somebody else than before, or somebody who has changed.
@@ -107,9 +124,12 @@ class Members:
         now = self._by_ip.get(ip)
         return (before and before.ref, _speech(before)) != (now and now.ref, _speech(now))
 
+    def _move_all(self, services: Iterable[ServiceName]) -> tuple[tuple[Ref, ServiceName], ...]:
+        return tuple((pod, service) for service in sorted(services) for pod in sorted(self._move(service)))
+
     def _move(self, service: ServiceName) -> frozenset[Ref]:
         """Bring up to date which pods are behind a Service; return those that joined or left."""
-        before, now = self._behind.get(service, _NOBODY), pods_behind(self.slices(service))
+        before, now = self._behind.get(service, _NOBODY), pods_behind(self.slices(service), self._by_ip)
         if now:
             self._behind[service] = now
         else:
@@ -126,7 +146,7 @@ class Members:
         """Bring up to date who is behind ``services``; return those where that is different."""
         changed = set()
         for service in services:
-            accounts = find_accounts(self.slices(service), self._pods)
+            accounts = find_accounts(self.slices(service), self._pods, self._by_ip)
             if accounts != self._accounts.get(service, ()):
                 changed.add(service)
             self._accounts.pop(service, None)

@@ -22,7 +22,7 @@ from meshwright.emit.issuer import (
     emit_mesh,
     emit_report,
 )
-from meshwright.link.trust import ANCHORS_FIELD, chain_to_anchor, judge_issuer, may_sign
+from meshwright.link.trust import ANCHORS_FIELD, chain_to_anchor, choose_anchors, judge_issuer, may_sign
 from meshwright.model.config import Config
 from meshwright.model.identity import Certificate, Issuance, IssuerSecret, TrustBundle
 from meshwright.model.problem import Problem, Reason
@@ -94,6 +94,7 @@ class MeshIdentity:
         self._stirred = asyncio.Event()
         self._issuer: IssuerSecret | None = None
         self._bundle: TrustBundle | None = None
+        self._is_cut = False
         self._issuances: dict[str, Issuance] = {}
         self._namespaces: set[Namespace] = set()
         self._ending: set[Namespace] = set()
@@ -103,14 +104,24 @@ class MeshIdentity:
     def put_issuer(self, raw: Json | None) -> None:
         self._issuer = None if raw is None else parse_issuer_secret(raw)
         if self._source is None:
-            self._bundle = None if raw is None or self._issuer is None else _read_own_bundle(raw, self._issuer)
+            self._take_bundle(None if raw is None or self._issuer is None else _read_own_bundle(raw, self._issuer))
+            if self._bundle is not None and self._issuer is not None:
+                told = self._issuer.problems  # what it tells, the bundle does not tell again
+                self._bundle = replace(
+                    self._bundle, problems=tuple(each for each in self._bundle.problems if each not in told)
+                )
         self.stir()
 
     def put_bundle(self, raw: Json | None) -> None:
         """Take the object that the settings name; never called without such a setting."""
         assert self._source is not None
-        self._bundle = None if raw is None else parse_bundle(raw, self._source.key)
+        self._take_bundle(None if raw is None else parse_bundle(raw, self._source.key))
         self.stir()
+
+    def _take_bundle(self, bundle: TrustBundle | None) -> None:
+        """Take what a bundle says. One with a part that cannot be read may have lost the anchor that is in use."""
+        self._bundle = bundle
+        self._is_cut = bundle is not None and any(each.reason is Reason.INVALID_CERTIFICATE for each in bundle.problems)
 
     def put_certificate(self, ref: Ref, raw: Json | None) -> None:
         """Take a Certificate of ours as cert-manager has it."""
@@ -171,7 +182,7 @@ class MeshIdentity:
             *self._judge_issuances(),
             *(Problem("", Reason.MISSING, f"{what}; the chart's Role allows it") for what in self._unread()),
         )
-        pem = encode_pem(bundle.anchors)
+        pem = encode_pem(choose_anchors(bundle.anchors, now))
         if len(pem) > MAX_UNIT_BYTES:
             message = f"found {len(pem)} bytes, and a ConfigMap may hold {MAX_UNIT_BYTES}; drop anchors nobody needs"
             told = (*told, Problem(ANCHORS_FIELD, Reason.TOO_LARGE, message))
@@ -186,6 +197,8 @@ class MeshIdentity:
             fatal=fatal,
             doubts=doubts,
         )
+        if self._is_cut:
+            pem = ""
         manifests = [*emit_issuers(config), emit_mesh(config, report)]
         places = sorted(self._namespaces - WITHOUT_ANCHORS)
         if pem:
@@ -263,9 +276,8 @@ def _no_issuer(config: Config) -> IssuerSecret:
 
 
 def _read_own_bundle(raw: Json, issuer: IssuerSecret) -> TrustBundle:
-    """Return the anchors of an issuer's own Secret, with the problems that the issuer does not tell already."""
-    bundle = parse_bundle(raw, "ca.pem" if issuer.field == "data[crt.pem]" else "ca.crt")
-    return replace(bundle, problems=tuple(problem for problem in bundle.problems if problem not in issuer.problems))
+    """Return the anchors of an issuer's own Secret."""
+    return parse_bundle(raw, "ca.pem" if issuer.field == "data[crt.pem]" else "ca.crt")
 
 
 def _ref_of(manifest: Json) -> Ref:

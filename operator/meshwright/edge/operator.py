@@ -19,6 +19,7 @@ from meshwright.edge.life import Life
 from meshwright.edge.logs import set_up_logs
 from meshwright.edge.loop import Rounds, Slices
 from meshwright.edge.metrics import Metrics
+from meshwright.edge.opaque_flag import add_opaque_ports
 from meshwright.edge.replica import Replica
 from meshwright.edge.watch import Timing
 from meshwright.edge.webhook_certificate import WebhookCertificate
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed")
     add("--namespace", "meshwright", "the control plane's own namespace")
     add_identity_arguments(add)
+    add_opaque_ports(add)
     add("--lease-name", LEASE_NAME, "the Lease whose holder writes")
     add("--lease-namespace", "", "the Lease's namespace, if it is not the control plane's")
     add("--metrics-port", str(METRICS_PORT), "port of /metrics, /healthz and /readyz", type=int)
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         lease_namespace=args.lease_namespace,
         has_election=not args.no_leader_election,
         metrics_port=int(args.metrics_port),
-        config=config,
+        config=replace(config, opaque_ports=args.opaque_ports),
         bundle=bundle,
         webhook_certificate=args.webhook_certificate,
     )

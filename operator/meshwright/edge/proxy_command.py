@@ -18,9 +18,11 @@ from meshwright.edge.certify import split_address
 from meshwright.edge.certify_command import add_identity_arguments, find_usable, read_settings, try_once
 from meshwright.edge.envoy_program import EnvoyError, find_envoy
 from meshwright.edge.leaf_files import LeafFolder
+from meshwright.emit.admin import admin_pipe
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.model.proxy import Proxy, ProxySettings
-from meshwright.model.units import Namespace
+from meshwright.model.units import Millis, Namespace
+from meshwright.parse.duration import parse_millis
 
 BOOTSTRAP_FILE = "envoy.json"
 ANSWER_FILE = "renewal"
@@ -30,18 +32,26 @@ _GRACE_SECONDS = 30
 
 RENEWAL_LOOP = r"""
 # $1: seconds until the first renewal; $2: the command that renews, and prints the seconds until the next one;
-# $3: where it prints them; after that: Envoy.
+# $3: where it prints them; $4: the command that ends once nobody needs Envoy any more, or nothing; after that: Envoy.
 #
 # This shell is the container's first process, so the container cannot outlive it, and nor can Envoy: there is no way to
-# go on without a renewal. It ends with Envoy and says how Envoy ended.
+# go on without a renewal. It ends with Envoy and says how Envoy ended. Asked to stop, it has Envoy ended once $4 is
+# done; asked twice, at once.
 set -u
 trap 'exit 0' TERM INT
-due=$(($(date +%s) + $1)) renew=$2 answer=$3
-shift 3
+due=$(($(date +%s) + $1)) renew=$2 answer=$3 drain=$4
+shift 4
 
 "$@" &
-envoy=$! task='' attempt=0
-trap 'kill -s TERM "$envoy"' TERM INT
+envoy=$! task='' attempt=0 is_asked=''
+
+stop() {
+    trap 'kill -s TERM "$envoy"' TERM INT
+    [ -n "$drain" ] || kill -s TERM "$envoy"
+    is_asked=1
+    [ -z "$task" ] || kill "$task" 2>/dev/null
+}
+trap stop TERM INT
 
 # A child that ends wakes us: whatever else we wait for is ended then, and looked at again.
 trap '[ -z "$task" ] || kill "$task" 2>/dev/null' CHLD
@@ -54,7 +64,11 @@ is_alive() {
 # Wait until the child $1 has ended. If Envoy ends before, that is the end.
 await() {
     task=$1
-    while is_alive "$envoy" && is_alive "$task"; do wait "$task"; done
+    if [ -n "$is_asked" ] && [ -n "$drain" ]; then
+        { eval "$drain"; kill -s TERM "$envoy" 2>/dev/null; } &
+        drain=''
+    fi
+    while is_alive "$envoy" && is_alive "$task"; do wait "$task" 2>/dev/null; done
     task=''
     is_alive "$envoy" && return
     wait "$envoy"
@@ -94,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency", type=int, default=1, metavar="N", help="Envoy's worker threads (default: %(default)s)"
     )
+    parser.add_argument(
+        "--shutdown-grace-period",
+        type=_duration,
+        default=Millis(0),
+        metavar="DURATION",
+        help="how long, asked to stop, it goes on while there are connections, such as 120s (default: 0, not at all)",
+    )
     parser.epilog = f"""\
 {parser.epilog or ""}
 
@@ -102,7 +123,8 @@ environment:
 
 It waits for the first certificate as long as it takes, and says why on standard error; a certificate that is there
 and still good is used, so that a restart of the container needs nobody. Then Envoy runs beside a shell that sleeps
-until the next renewal and runs `meshwright certify`. SIGTERM goes on to Envoy."""
+until the next renewal and runs `meshwright certify`. On SIGTERM it asks callers to leave, and ends with the last
+connection, or when the grace period is over; on a second SIGTERM at once."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
         seconds,
         renew=(sys.executable, "-P", "-m", "meshwright.cli", "certify", *_identity_flags(args)),
         answer=f"{settings.identity_folder}/{ANSWER_FILE}",
+        drain=make_drain(settings, args.shutdown_grace_period),
         envoy=(str(envoy), *envoy_flags(str(path), args.log_level, args.concurrency)),
     )
     return _become(command)
@@ -145,10 +168,28 @@ def _become(command: tuple[str, ...]) -> NoReturn:
     os.execv(command[0], command)
 
 
-def make_shell(seconds: float, *, renew: Sequence[str], answer: str, envoy: Sequence[str]) -> tuple[str, ...]:
+def make_shell(
+    seconds: float, *, renew: Sequence[str], answer: str, envoy: Sequence[str], drain: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the words of the shell that runs ``envoy`` and, first after ``seconds``, ``renew``, which prints into the
-    file ``answer`` when to run it again."""
-    return (_SHELL, "-c", RENEWAL_LOOP, "meshwright-proxy", str(ceil(seconds)), shlex.join(renew), answer, *envoy)
+    file ``answer`` when to run it again. Asked to stop, it runs ``drain``, if any, before it ends Envoy."""
+    words = (str(ceil(seconds)), shlex.join(renew), answer, shlex.join(drain))
+    return (_SHELL, "-c", RENEWAL_LOOP, "meshwright-proxy", *words, *envoy)
+
+
+def make_drain(settings: ProxySettings, grace_ms: Millis) -> tuple[str, ...]:
+    """Return the words that wait, at most so long, until nobody uses the proxy; none when there is no time for that."""
+    if not grace_ms:
+        return ()
+    pipe, ports = admin_pipe(settings)["pipe"]["path"], f"{settings.inbound_port},{settings.outbound_port}"
+    return (sys.executable, "-P", "-m", "meshwright.edge.drain", pipe, ports, f"{grace_ms / 1000:g}")
+
+
+def _duration(text: str) -> Millis:
+    try:
+        return parse_millis(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}; write {error}") from error
 
 
 def envoy_flags(bootstrap: str, log_level: str, concurrency: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,6 +16,7 @@ from ipaddress import IPv6Address, ip_address
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from meshwright.edge.client import Client
 from meshwright.edge.identity_metrics import IdentityMetrics
@@ -35,6 +36,8 @@ REVIEWS = 64
 _BACKLOG = 4096
 """Connections that may wait to be accepted: a whole mesh may restart at once."""
 _HANDSHAKES, _HANDSHAKES_OF_ONE = 32, 4
+_CONNECTIONS_OF_ONE = 8
+"""Connections that one address may have: a pod needs one."""
 _HANDSHAKE_SECONDS, _SHUTDOWN_SECONDS = 10.0, 2.0
 _ACCEPT_PAUSE = 0.1
 _BODY_SECONDS = 10.0
@@ -155,7 +158,7 @@ class _Door:
     """Accepts connections, and lets few at a time shake hands: the others wait in the kernel, where they cost nothing.
 
     A mesh that restarts would otherwise keep this process from everything else for seconds. One address gets few of
-    the turns, so that nobody can have them all by being slow.
+    the turns, and few connections, so that nobody can have them all by being slow.
     """
 
     def __init__(self, make_handler: web.Server, leaf: ServingLeaf, metrics: IdentityMetrics, seconds: float) -> None:
@@ -165,6 +168,7 @@ class _Door:
         self._seconds = seconds
         self._turns = asyncio.Semaphore(_HANDSHAKES)
         self._shaking: Counter[str] = Counter()
+        self._open: defaultdict[str, list[web.RequestHandler]] = defaultdict(list)
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept connections for ever."""
@@ -185,7 +189,7 @@ class _Door:
         loop = asyncio.get_running_loop()
         self._shaking[peer] += 1
         try:
-            if self._shaking[peer] > _HANDSHAKES_OF_ONE:
+            if self._shaking[peer] > _HANDSHAKES_OF_ONE or self._count_open(peer) >= _CONNECTIONS_OF_ONE:
                 connection.close()
                 return
             _, handler = await loop.connect_accepted_socket(
@@ -195,7 +199,8 @@ class _Door:
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
-            loop.call_later(self._seconds, handler.force_close)
+            self._open[peer].append(handler)
+            loop.call_later(self._seconds, self._cut, peer, handler)
         except (OSError, TimeoutError) as error:
             log.info("no handshake with %s: %s", peer, error)
             self._metrics.refused.labels("Handshake").inc()
@@ -204,6 +209,32 @@ class _Door:
             self._shaking[peer] -= 1
             if not self._shaking[peer]:
                 del self._shaking[peer]
+
+    def _count_open(self, peer: str) -> int:
+        """Return how many connections an address has, after forgetting those that have ended."""
+        if peer not in self._open:
+            return 0
+        self._open[peer] = [each for each in self._open[peer] if each.transport is not None]
+        return len(self._open[peer])
+
+    def _cut(self, peer: str, handler: web.RequestHandler) -> None:
+        handler.force_close()
+        self._open[peer] = [each for each in self._open[peer] if each is not handler]
+        if not self._open[peer]:
+            del self._open[peer]
+
+
+def _hide_text(record: logging.LogRecord) -> bool:
+    """Have no text of a request that is not HTTP in the log: its headers may hold a token."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args = f"{record.msg}: it is no HTTP (%s)", (*(record.args or ()), type(error).__name__)
+        record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
+    return True
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_hide_text)
 
 
 @asynccontextmanager
@@ -217,7 +248,12 @@ async def serve_signing(
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     runner = web.AppRunner(
-        server.make_app(), access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=5.0
+        server.make_app(),
+        access_log=None,
+        logger=_http_log,
+        handle_signals=False,
+        handler_cancellation=True,
+        shutdown_timeout=5.0,
     )
     with socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::") as listener:
         listener.setblocking(False)
@@ -237,7 +273,7 @@ async def serve_signing(
 
 def _read_token(request: web.Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    if scheme.lower() != "bearer" or not token.strip() or not (token.isascii() and token.isprintable()):
         refused = TokenRefused(TokenFault.MISSING)
         raise Refusal(401, refused.fault.value, str(refused))
     return token.strip()

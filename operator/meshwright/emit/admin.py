@@ -12,6 +12,9 @@ ADMIN_CLUSTER = "mesh/admin"
 SHUTDOWN_PATH = "/quitquitquit"
 """What Envoy calls its own end."""
 
+DRAIN_PATH = "/drain_listeners"
+"""Where Envoy has its callers leave."""
+
 _RBAC = "envoy.filters.http.rbac"
 _RBAC_TYPES = "envoy.extensions.filters.http.rbac.v3"
 _LOOPBACK = (("127.0.0.0", 8), ("::1", 128))

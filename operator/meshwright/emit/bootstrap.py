@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from meshwright.emit.admin import ADMIN_CLUSTER, SHUTDOWN_PATH, admin_pipe, emit_admin_listener
+from meshwright.emit.admin import ADMIN_CLUSTER, DRAIN_PATH, SHUTDOWN_PATH, admin_pipe, emit_admin_listener
 from meshwright.emit.clusters import emit_inbound_cluster
 from meshwright.emit.names import CONTROL_PLANE
 from meshwright.emit.tls import emit_client_tls
@@ -56,7 +56,8 @@ def emit_bootstrap(proxy: Proxy, delivery: str, settings: ProxySettings) -> Json
 def emit_process(proxy: Proxy, settings: ProxySettings) -> Json:
     """Return what any Envoy of ours is started with, wherever its resources come from.
 
-    Its administration is a local socket that can be read, not used to change anything but to end it.
+    Its administration is a local socket that can be read, not used to change anything but to end it,
+    and to have callers leave before that.
     """
     return {
         "node": {"id": proxy.node_id, "cluster": proxy.namespace},
@@ -69,6 +70,7 @@ def emit_process(proxy: Proxy, settings: ProxySettings) -> Json:
                 {"prefix": "/clusters"},
                 {"prefix": "/listeners"},
                 {"exact": SHUTDOWN_PATH},
+                {"exact": DRAIN_PATH},
             ],
         },
         "overload_manager": {

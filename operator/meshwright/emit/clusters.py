@@ -7,6 +7,7 @@ neither cannot be reached.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 
 from meshwright.emit.names import BLACKHOLE, INBOUND, PASSTHROUGH, Address, ServicePortName
 from meshwright.emit.tls import PLAINTEXT, emit_client_tls, emit_impossible_tls
@@ -23,6 +24,7 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LIMIT = 1_000_000
 _MATCHED = "envoy.transport_socket_match"
 _NO_PODS: Mapping[Ref, Pod] = {}
+_NO_IPS: Mapping[str, Pod] = {}
 _NO_IDENTITY = ProxySettings()
 _PEER, _POD, _NOBODY = "peer", "pod", "plaintext"
 
@@ -44,12 +46,13 @@ def emit_service_cluster(
     Source: Envoy ``api/envoy/config/cluster/v3/cluster.proto`` ``transport_socket_matches``; linkerd2-proxy
     ``linkerd/app/outbound/src/http/concrete.rs`` (``NoClientTls::Loopback``).
     """
+    own_word = None if own is None else _pod_word(own, port.service.namespace)
     return {
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"service_name": str(port), "eds_config": ADS},
         **_balanced(protocol, settings.connect_timeout_ms),
-        **({} if settings.trust is None else _by_identity(accounts, own, settings.trust, settings)),
+        **({} if settings.trust is None else _by_identity(accounts, own_word, settings.trust, settings)),
     }
 
 
@@ -102,24 +105,44 @@ def is_reached_by_tls(pod: Pod, port: Port, settings: ProxySettings) -> bool:
     return pod.is_meshed and port not in pod.skipped_inbound and port != settings.admin_port
 
 
-def pod_behind(namespace: Namespace, endpoint: SliceEndpoint) -> Ref | None:
-    """Return the pod that an endpoint of a slice in ``namespace`` says it is, ``None`` when it says no pod."""
+def pod_behind(namespace: Namespace, endpoint: SliceEndpoint, by_ip: Mapping[str, Pod] = _NO_IPS) -> Ref | None:
+    """Return the pod that an endpoint of a slice in ``namespace`` says it is, and when it says none, the one at its
+    address; ``None`` when there is none.
+
+    ``by_ip``: pods by address. Whoever writes slices by hand writes addresses only: their pods are no less meshed.
+    """
     kind, _, name = endpoint.target.partition("/")
-    return Ref(Kind.POD, namespace, name) if kind == Kind.POD.word and name else None
+    if kind == Kind.POD.word and name:
+        return Ref(Kind.POD, namespace, name)
+    pod = by_ip.get(address_alone(endpoint))
+    return None if pod is None else pod.ref
 
 
-def pods_behind(slices: Iterable[EndpointSlice]) -> frozenset[Ref]:
-    """Return the pods that the endpoints of ``slices`` say they are, ready or not."""
-    found = (pod_behind(piece.service.namespace, endpoint) for piece in slices for endpoint in piece.endpoints)
+def address_alone(endpoint: SliceEndpoint) -> str:
+    """Return the address, as pods have theirs, of an endpoint that does not say which pod it is; ``""`` when it does.
+    Never raises."""
+    if endpoint.target.startswith(f"{Kind.POD.word}/") or not endpoint.addresses:
+        return ""
+    try:
+        return str(ip_address(endpoint.addresses[0]))
+    except ValueError:
+        return ""
+
+
+def pods_behind(slices: Iterable[EndpointSlice], by_ip: Mapping[str, Pod] = _NO_IPS) -> frozenset[Ref]:
+    """Return the pods that the endpoints of ``slices`` are, ready or not."""
+    found = (pod_behind(piece.service.namespace, endpoint, by_ip) for piece in slices for endpoint in piece.endpoints)
     return frozenset(ref for ref in found if ref is not None)
 
 
-def find_accounts(slices: Iterable[EndpointSlice], pods: Mapping[Ref, Pod]) -> tuple[ServiceAccount, ...]:
+def find_accounts(
+    slices: Iterable[EndpointSlice], pods: Mapping[Ref, Pod], by_ip: Mapping[str, Pod] = _NO_IPS
+) -> tuple[ServiceAccount, ...]:
     """Return who the meshed pods behind a Service are, ready or not, each once, sorted.
 
     A pod that is not ready yet counts, so that a cluster knows who it is before an endpoint says so.
     """
-    found = (pods[ref] for ref in pods_behind(slices) if ref in pods)
+    found = (pods[ref] for ref in pods_behind(slices, by_ip) if ref in pods)
     return tuple(sorted({pod.account for pod in found if pod.is_meshed}))
 
 
@@ -129,6 +152,7 @@ def emit_endpoints(
     slices: Iterable[EndpointSlice],
     pods: Mapping[Ref, Pod] = _NO_PODS,
     settings: ProxySettings = _NO_IDENTITY,
+    by_ip: Mapping[str, Pod] = _NO_IPS,
 ) -> Json:
     """Return the ClusterLoadAssignment of a Service's port: its ready endpoints, sorted, grouped by zone.
 
@@ -137,7 +161,8 @@ def emit_endpoints(
     requests get 503 at once.
 
     Where proxies have identities, each endpoint says who it is. An endpoint that is a pod not in ``pods`` is left out
-    until it is: whether it may be spoken to in the clear is not known. One that is no pod is nobody.
+    until it is: whether it may be spoken to in the clear is not known. One that says no pod is the one that ``by_ip``
+    has at its address, else nobody.
 
     Source: kubernetes.io ``docs/concepts/services-networking/endpoint-slices`` (ports by name, conditions);
     Envoy ``api/envoy/config/endpoint/v3/endpoint_components.proto`` ``Endpoint.additional_addresses``.
@@ -151,8 +176,8 @@ def emit_endpoints(
                 continue
             peer: _Peer | None = ()
             if settings.trust is not None:
-                ref = pod_behind(piece.service.namespace, endpoint)
-                peer = _read_peer(ref, number, pods, settings, settings.trust)
+                ref = pod_behind(piece.service.namespace, endpoint, by_ip)
+                peer = _read_peer(ref, number, pods, settings, settings.trust, piece.service.namespace)
             if peer is not None:
                 address = endpoint.addresses[0]
                 key = (endpoint.zone, endpoint.target or address, peer)
@@ -179,7 +204,12 @@ _Peer = tuple[tuple[str, str], ...]
 
 
 def _read_peer(
-    ref: Ref | None, port: Port, pods: Mapping[Ref, Pod], settings: ProxySettings, trust: TrustDomain
+    ref: Ref | None,
+    port: Port,
+    pods: Mapping[Ref, Pod],
+    settings: ProxySettings,
+    trust: TrustDomain,
+    namespace: Namespace,
 ) -> _Peer | None:
     """Return what an endpoint says of itself, ``None`` when that is not known."""
     if ref is None:
@@ -188,7 +218,12 @@ def _read_peer(
         return None
     if not is_reached_by_tls(pod, port, settings):
         return ((_PEER, _NOBODY),)
-    return ((_PEER, trust.uri(pod.account)), (_POD, ref.name))
+    return ((_PEER, trust.uri(pod.account)), (_POD, _pod_word(ref, namespace)))
+
+
+def _pod_word(ref: Ref, namespace: Namespace) -> str:
+    """Return what a pod is called among the endpoints of a Service in ``namespace``."""
+    return ref.name if ref.namespace == namespace else f"{ref.namespace}/{ref.name}"
 
 
 def _metadata(peer: _Peer) -> Json:
@@ -196,11 +231,11 @@ def _metadata(peer: _Peer) -> Json:
 
 
 def _by_identity(
-    accounts: Iterable[ServiceAccount], own: Ref | None, trust: TrustDomain, settings: ProxySettings
+    accounts: Iterable[ServiceAccount], own: str | None, trust: TrustDomain, settings: ProxySettings
 ) -> Json:
     """Return how to speak to each endpoint by what it says of itself, the first match counting, and to one who says
     nothing that is known: not at all."""
-    matches = [] if own is None else [_match("own", {_POD: own.name}, PLAINTEXT)]
+    matches = [] if own is None else [_match("own", {_POD: own}, PLAINTEXT)]
     matches += [
         _match(str(account), {_PEER: trust.uri(account)}, emit_client_tls(account, trust, settings))
         for account in accounts

@@ -5,6 +5,7 @@ Nothing here depends on any one Service: routes and clusters are fetched when fi
 
 from collections.abc import Iterable
 
+from meshwright.emit.access_log import emit_access_log
 from meshwright.emit.names import (
     ADDRESS_HEADER,
     CLIENT_ID_HEADER,
@@ -15,6 +16,7 @@ from meshwright.emit.names import (
 from meshwright.emit.scopes import emit_direct_routes
 from meshwright.emit.typed import ADS, ADS_AND_WAIT, extension, seconds
 from meshwright.model.desired import Json
+from meshwright.model.pod import AccessLog
 from meshwright.model.proxy import ProxySettings
 
 DESTINATION = "%DOWNSTREAM_LOCAL_ADDRESS%"
@@ -83,7 +85,9 @@ def emit_direct(settings: ProxySettings) -> Json:
     )
 
 
-def emit_inbound_http(settings: ProxySettings, *, is_authenticated: bool) -> Json:
+def emit_inbound_http(
+    settings: ProxySettings, *, is_authenticated: bool, access_log: AccessLog = AccessLog.NONE
+) -> Json:
     """Return the HTTP filter in front of the application: everything goes to the address it was sent to.
 
     Where proxies have identities, the application is told the caller's: ``l5d-client-id`` has its DNS form, and
@@ -101,6 +105,8 @@ def emit_inbound_http(settings: ProxySettings, *, is_authenticated: bool) -> Jso
         if is_authenticated:
             told["forward_client_cert_details"] = "SANITIZE_SET"
             told["set_current_client_cert_details"] = {"uri": True, "dns": True}
+    if logs := emit_access_log(access_log):
+        told["access_log"] = logs
     return emit_hcm(
         "inbound",
         {
@@ -115,6 +121,7 @@ def emit_inbound_http(settings: ProxySettings, *, is_authenticated: bool) -> Jso
                         "domains": ["*"],
                         "routes": [
                             {
+                                "name": "default",
                                 "match": {"prefix": "/"},
                                 "route": {"cluster": INBOUND, "timeout": "0s", "idle_timeout": "0s"},
                             }

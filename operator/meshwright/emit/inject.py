@@ -10,14 +10,24 @@ Source of the skips: linkerd2 ``pkg/inject/report.go`` Injectable, ``pkg/healthc
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any
 
 from meshwright.emit.sidecar import VOLUMES, emit_proxy, emit_redirect, emit_volumes
 from meshwright.emit.unfit import find_misshape, find_unfit
 from meshwright.model.desired import Json
-from meshwright.model.injection import Injected, Injection, InjectionSettings, Mode, Skip, find_template, read_path
+from meshwright.model.injection import (
+    Amounts,
+    Injected,
+    Injection,
+    InjectionSettings,
+    Mode,
+    Skip,
+    find_template,
+    read_path,
+)
 from meshwright.model.pod import PROXY_CONTAINER, REDIRECT_CONTAINER
 from meshwright.model.units import Namespace
 
@@ -30,6 +40,9 @@ ANNOTATION_INJECT = "linkerd.io/inject"
 _OURS = (REDIRECT_CONTAINER, PROXY_CONTAINER)
 _REPLACED = (ANNOTATION_VERSION, ANNOTATION_INJECTED, ANNOTATION_INJECT)
 """What is written even where somebody has written something else: the mode is, when what stands there says nothing."""
+
+_USUAL_GRACE_SECONDS = 30
+"""Source: kubernetes/api ``core/v1/types.go`` DefaultTerminationGracePeriodSeconds."""
 
 _PLACES = ("metadata", "metadata.annotations", "metadata.labels", "spec.initContainers", "spec.volumes")
 """What a pod may lack and an injected one has, outer before inner."""
@@ -64,10 +77,13 @@ def inject(
     if found is not None:
         skip, message = found
         return Injected(manifest=manifest, skip=skip, message=message, warnings=warnings)
+    concerns = _find_concerns(manifest, template, injection)
+    if _has_budget(template):
+        injection = replace(injection, amounts=Amounts())
     changed = _copy_what_changes(manifest, path or ())
     asking = {ANNOTATION_INJECT: mode.value} if mode and not injection.mode else {}
     _add(read_path(changed, path or ()), injection, settings, asking)
-    return Injected(manifest=changed, warnings=warnings + _find_concerns(manifest, template, injection))
+    return Injected(manifest=changed, warnings=warnings + concerns)
 
 
 def uninject(manifest: Json) -> Json | None:
@@ -102,9 +118,35 @@ def _find_concerns(manifest: Mapping[str, Any], template: Mapping[str, Any], inj
         concerns.append(
             "the proxy is a plain container here, so this Job ends only when it asks the proxy to: POST /shutdown"
         )
-    if injection.grace_ms is not None and not injection.is_native:
-        concerns.append("shutdown-grace-period counts for native sidecars only; write proxy-wait-before-exit-seconds")
+    grace = template["spec"].get("terminationGracePeriodSeconds")
+    limit = grace if isinstance(grace, int) else _USUAL_GRACE_SECONDS
+    if 0 < limit <= injection.exit_delay_seconds:
+        concerns.append(
+            f"the proxy waits {injection.exit_delay_seconds} s before it stops (proxy-wait-before-exit-seconds), and "
+            f"the pod is killed after {limit}; make terminationGracePeriodSeconds longer"
+        )
+    if _has_budget(template) and injection.amounts != Amounts():
+        amounts = (f"{word} {resource} {amount}" for word, resource, amount in _list_amounts(injection.amounts))
+        concerns.append(
+            f"the pod's own resources (spec.resources) count for its proxy, too, which gets none beside them; "
+            f"have room there for {', '.join(amounts)}"
+        )
     return tuple(concerns)
+
+
+def _has_budget(template: Mapping[str, Any]) -> bool:
+    """Whether the pod as a whole says what it uses: its containers' requests must fit in, or it is refused.
+
+    Source: kubernetes ``pkg/apis/core/validation/validation.go`` validatePodResourceConsistency.
+    """
+    whole = template["spec"].get("resources") or {}
+    return bool(whole.get("requests") or whole.get("limits"))
+
+
+def _list_amounts(amounts: Amounts) -> Iterator[tuple[str, str, str]]:
+    for word, pairs in (("request", amounts.requests), ("limit", amounts.limits)):
+        for resource, amount in pairs:
+            yield word, resource, amount
 
 
 def _copy_what_changes(manifest: Json, path: tuple[str, ...]) -> Json:

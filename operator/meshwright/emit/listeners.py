@@ -23,7 +23,7 @@ from meshwright.emit.tls import emit_server_tls
 from meshwright.emit.typed import extension, seconds, socket_address
 from meshwright.model.desired import Json
 from meshwright.model.identity import TrustDomain
-from meshwright.model.pod import PortRanges
+from meshwright.model.pod import AccessLog, PortRanges
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.units import Port
 from meshwright.model.workload import ServicePort
@@ -100,12 +100,15 @@ def emit_outbound_listener(settings: ProxySettings, opaque: Opaque | None = None
     }
 
 
-def emit_inbound_listener(settings: ProxySettings, opaque: PortRanges | None = None) -> Json:
+def emit_inbound_listener(
+    settings: ProxySettings, opaque: PortRanges | None = None, access_log: AccessLog = AccessLog.NONE
+) -> Json:
     """Return the listener for connections made to the application: on to the address they were made to.
 
     ``opaque``: the ports where this pod says that bytes are passed on as they are; ``None`` when it does not say, then
-    the usual ones. Where proxies have identities, their TLS is told from an application's own by the name it asks for,
-    and HTTP within it by ALPN; everything else is taken as it comes.
+    the usual ones. ``access_log``: of HTTP requests, whoever makes them. Where proxies have identities, their TLS is
+    told from an application's own by the name it asks for, and HTTP within it by ALPN; everything else is taken as it
+    comes.
     """
     ranges = _as_ranges(settings.opaque_ports) if opaque is None else opaque
     shared = _redirected(INBOUND_LISTENER, settings.inbound_port, ranges, settings)
@@ -113,7 +116,7 @@ def emit_inbound_listener(settings: ProxySettings, opaque: PortRanges | None = N
     chains: list[Json] = []
     if (trust := settings.trust) is not None:
         http["transport_protocol"] = "raw_buffer"
-        chains = list(_meshed_chains(trust, PortRanges() if opaque is None else opaque, settings))
+        chains = list(_meshed_chains(trust, PortRanges() if opaque is None else opaque, settings, access_log))
         original, *others = shared["listener_filters"]
         inspector = extension(
             "envoy.filters.listener.tls_inspector", "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -127,7 +130,7 @@ def emit_inbound_listener(settings: ProxySettings, opaque: PortRanges | None = N
             {
                 "name": "http",
                 "filter_chain_match": http,
-                "filters": [emit_inbound_http(settings, is_authenticated=False)],
+                "filters": [emit_inbound_http(settings, is_authenticated=False, access_log=access_log)],
             },
             _closed(settings.inbound_port),
         ],
@@ -155,7 +158,9 @@ def dev_listener(destination: Address, bind: Address, settings: ProxySettings) -
     }
 
 
-def _meshed_chains(trust: TrustDomain, opaque: PortRanges, settings: ProxySettings) -> Iterable[Json]:
+def _meshed_chains(
+    trust: TrustDomain, opaque: PortRanges, settings: ProxySettings, access_log: AccessLog
+) -> Iterable[Json]:
     """Yield the chains for connections of proxies: HTTP, everything else, and ports where even HTTP is passed on.
 
     Of very many opaque ports only the first have a chain: on the others HTTP that was told as such by the caller's
@@ -170,7 +175,7 @@ def _meshed_chains(trust: TrustDomain, opaque: PortRanges, settings: ProxySettin
         "name": "mesh-http",
         "filter_chain_match": {**names, "application_protocols": ["h2", "http/1.1"]},
         "transport_socket": emit_server_tls(trust, settings, is_http=True),
-        "filters": [emit_inbound_http(settings, is_authenticated=True)],
+        "filters": [emit_inbound_http(settings, is_authenticated=True, access_log=access_log)],
     }
     yield {"name": "mesh-tcp", "filter_chain_match": names, **tcp}
     ports = (port for low, high in opaque.ranges for port in range(low, high + 1))

@@ -139,9 +139,13 @@ def assemble(
     routes: dict[str, Json] = {DIRECT: emit_direct_routes(ADDRESS_HEADER)} if is_ingress else {}
     clusters: dict[str, Json] = {BLACKHOLE: emit_blackhole(settings)}
     endpoints: dict[str, Json] = {}
-    peers = Peers(accounts={name: find_accounts(of_service[name], by_ref) for name in by_name})
+    by_ip: dict[str, Pod] = {}
+    for ref in sorted(by_ref):
+        for ip in by_ref[ref].addresses:
+            by_ip.setdefault(ip, by_ref[ref])
+    peers = Peers(accounts={name: find_accounts(of_service[name], by_ref, by_ip) for name in by_name})
     for service in by_name.values():
-        own_here = own if own in pods_behind(of_service[service.name]) else None
+        own_here = own if own in pods_behind(of_service[service.name], by_ip) else None
         for port in tcp_ports(service):
             name = ServicePortName(service.name, port.port)
             unit_host = choose_virtual_host(
@@ -149,7 +153,7 @@ def assemble(
             )
             routes[str(name)] = emit_route_configuration(name, unit_host)
             clusters[str(name)] = _cluster(str(name), by_name, name, settings, peers, own_here)
-            endpoints[str(name)] = emit_endpoints(name, port.name, of_service[service.name], by_ref, settings)
+            endpoints[str(name)] = emit_endpoints(name, port.name, of_service[service.name], by_ref, settings, by_ip)
             if is_ingress:
                 scopes |= {text: emit_scope(text, name) for text in write_authorities(name)}
         for address, port in addresses_of(service):
@@ -165,12 +169,18 @@ def assemble(
     return Resources(
         listeners={
             OUTBOUND_LISTENER: emit_outbound_listener(settings, opaque, is_ingress=is_ingress),
-            INBOUND_LISTENER: emit_inbound_listener(settings, own_pod.opaque if own_pod else None),
+            INBOUND_LISTENER: _inbound(settings, own_pod),
         },
         scopes=scopes,
         routes=routes,
         clusters=clusters,
         endpoints=endpoints,
+    )
+
+
+def _inbound(settings: ProxySettings, own: Pod | None) -> Json:
+    return (
+        emit_inbound_listener(settings) if own is None else emit_inbound_listener(settings, own.opaque, own.access_log)
     )
 
 

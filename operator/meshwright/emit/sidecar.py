@@ -19,6 +19,8 @@ STATE_FOLDER, SECRETS_FOLDER = "/var/run/meshwright", "/var/run/secrets/meshwrig
 _STATE_SIZE = "4Mi"
 _START_SECONDS = 600
 _AWAIT_SECONDS = 120
+_PLAIN_GRACE_MS = 120_000
+"""Source: linkerd2-proxy ``linkerd/app/src/env.rs`` DEFAULT_SHUTDOWN_GRACE_PERIOD."""
 
 
 def emit_redirect(injection: Injection, settings: InjectionSettings) -> Json:
@@ -148,6 +150,15 @@ def _proxy_args(injection: Injection, settings: InjectionSettings) -> Iterator[s
     yield f"--control-plane-namespace={settings.trust.control_plane}"
     yield f"--log-level={injection.log_level}"
     yield f"--concurrency={injection.cores or settings.concurrency}"
+    # A native sidecar is asked to end when everybody else in the pod has, a plain container together with the others.
+    usual = 0 if injection.is_native else _PLAIN_GRACE_MS
+    if grace_ms := usual if injection.grace_ms is None else injection.grace_ms:
+        yield f"--shutdown-grace-period={_write_duration(grace_ms)}"
+
+
+def _write_duration(millis: int) -> str:
+    seconds, rest = divmod(millis, 1000)
+    return f"{millis}ms" if rest else f"{seconds}s"
 
 
 def _lifecycle(injection: Injection, settings: InjectionSettings) -> Json:

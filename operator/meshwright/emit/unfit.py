@@ -115,7 +115,7 @@ def _find_misshapes(template: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find_in_spec(spec: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("nodeSelector", "os", "securityContext"):
+    for name in ("nodeSelector", "os", "resources", "securityContext"):
         if spec.get(name) is not None and not isinstance(spec[name], dict):
             yield f"spec.{name}"
     for part in ("containers", "initContainers", "volumes"):

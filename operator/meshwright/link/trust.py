@@ -72,6 +72,31 @@ def chain_to_anchor(chain: Sequence[Certificate], anchors: Sequence[Certificate]
     return path[-1] if path else None
 
 
+def find_end(chain: Sequence[Certificate], anchors: Sequence[Certificate], now: datetime) -> datetime | None:
+    """Return until when the first certificate of ``chain`` is believed: the end of the first to end on its way up to
+    the anchor that serves it longest; ``None`` when it is not believed now. Never raises.
+
+    One key may have several anchors: an anchor that was renewed and kept its key.
+    """
+    if not chain or not _is_valid(chain[0], now):
+        return None
+    paths = (_find_path(chain, (anchor,), now) for anchor in anchors)
+    return max((min(each.not_after for each in path) for path in paths if path), default=None)
+
+
+def choose_anchors(anchors: Sequence[Certificate], now: datetime) -> tuple[Certificate, ...]:
+    """Return the anchors that peers should be given, in their order: all, but for those that are not valid at ``now``
+    while another one of the same name and key is.
+
+    BoringSSL looks for an anchor by its name, takes any one whose key fits, and gives up if that one has ended: an
+    anchor that was renewed and kept its key must not stand beside its elder. Never raises.
+
+    Source: BoringSSL ``crypto/x509/x509_lu.c`` ``X509_STORE_CTX_get1_issuer``.
+    """
+    good = {(anchor.subject, anchor.key_id) for anchor in anchors if _is_valid(anchor, now)}
+    return tuple(anchor for anchor in anchors if _is_valid(anchor, now) or (anchor.subject, anchor.key_id) not in good)
+
+
 def _find_fatal(issuer: IssuerSecret, anchors: Sequence[Certificate], now: datetime) -> Iterator[Problem]:
     field = issuer.field
     if not issuer.chain or not issuer.has_fitting_key:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from meshwright.model.identity import TrustDomain
-from meshwright.model.units import Millis, Namespace
+from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
+from meshwright.model.units import Millis, Namespace, Port
 
 FIELD_MANAGER = "meshwright"
 STATUS_MANAGER = "meshwright-status"
@@ -30,7 +31,7 @@ class Config:
 
     ``issuer_name``: the anchor's Secret or the Issuer, by ``issuer_kind``. ``issuer_secret``: where the issuer of
     identities is kept, whoever makes it; its Certificate has the same name. ``asks_webhook_certificate``: cert-manager
-    is to make the webhook's certificate.
+    is to make the webhook's certificate. ``opaque_ports``: not HTTP where neither a Service nor its namespace says.
     """
 
     namespace: Namespace = Namespace("meshwright")
@@ -41,6 +42,7 @@ class Config:
     issuer_duration: Millis = Millis(48 * 3_600_000)
     issuer_renew_before: Millis = Millis(25 * 3_600_000)
     asks_webhook_certificate: bool = False
+    opaque_ports: tuple[Port, ...] = DEFAULT_OPAQUE_PORTS
 
     @property
     def trust(self) -> TrustDomain:

@@ -118,8 +118,8 @@ class Issuance:
 
     ``ready`` and ``issuing`` are the conditions' status (``True``, ``False``, ``Unknown``; ``""`` when there is no such
     condition), ``reason`` and ``message`` those of the one that says why there is no good certificate, ``""`` when all
-    is well. ``renewal_time`` is RFC 3339, ``""`` when not known. ``failures``: failed attempts in a row. ``is_adopted``: cert-manager
-    has never made the certificate; it found one in the Secret and let it be.
+    is well. ``renewal_time`` is RFC 3339, ``""`` when not known. ``failures``: failed attempts in a row.
+    ``is_adopted``: cert-manager has never made the certificate; it found one in the Secret and let it be.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Pods, as far as the mesh must know them."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.ref import Ref
@@ -32,13 +33,21 @@ class PortRanges:
         return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in self.ranges)
 
 
+class AccessLog(StrEnum):
+    """How a proxy writes down the requests it takes, by the words of ``config.linkerd.io/access-log``."""
+
+    NONE = ""
+    APACHE = "apache"
+    JSON = "json"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """A pod. ``addresses`` are canonical IPs, empty until it has them and for pods on the node's own network.
 
     ``is_meshed``: it has our proxy. ``skipped_inbound``: ports where connections do not reach the proxy, so that
     clients must not speak TLS there. ``opaque``: ports whose bytes the proxy passes on as they are; ``None`` when the
-    pod does not say.
+    pod does not say. ``access_log``: what its proxy writes of the requests it takes.
     """
 
     ref: Ref
@@ -49,3 +58,4 @@ class Pod:
     is_ingress: bool = False
     skipped_inbound: PortRanges = PortRanges()
     opaque: PortRanges | None = None
+    access_log: AccessLog = AccessLog.NONE

@@ -25,7 +25,14 @@ BUNDLE_KEY = "ca-bundle.crt"
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 """What cryptography raises on what it cannot read."""
 
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)(?:-----END \1-----|(?=-----BEGIN )|\Z)", re.DOTALL)
@@ -176,8 +183,8 @@ def read_certificate(found: x509.Certificate) -> Certificate:
     """Return what an X.509 certificate says.
 
     Raises:
-        ValueError, TypeError, UnsupportedAlgorithm, DuplicateExtension, UnsupportedGeneralNameType: a part of it
-            cannot be read.
+        ValueError, TypeError, UnsupportedAlgorithm, InvalidVersion, DuplicateExtension, UnsupportedGeneralNameType: a
+            part of it cannot be read.
     """
     extensions = found.extensions
     constraints = _find(extensions, x509.BasicConstraints)

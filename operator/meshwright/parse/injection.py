@@ -42,12 +42,14 @@ Annotations = Mapping[str, Any]
 class Setting:
     """One row. ``read`` gives the value of a text, given the pod's port names; it puts what it leaves out into the
     list, and raises ValueError with what to write when it leaves out all. ``prefixes``: Linkerd's, the first one
-    counts. ``is_carried``: who reads a pod later must find it there."""
+    counts. ``is_carried``: who reads a pod later must find it there. ``is_told``: an installation's default need not
+    be, as a container of the pod has it for an argument."""
 
     name: str
     read: Callable[[str, Names, Faults], Any]
     prefixes: tuple[str, ...] = (LINKERD,)
     is_carried: bool = False
+    is_told: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -132,7 +134,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
     {
         row.name: row
         for row in (
-            Setting(name="skip-inbound-ports", read=_read_ports, is_carried=True),
+            Setting(name="skip-inbound-ports", read=_read_ports, is_carried=True, is_told=True),
             Setting(name="skip-outbound-ports", read=_read_ports),
             Setting(name="skip-subnets", read=_read_subnets),
             Setting(name="opaque-ports", read=_read_ports, is_carried=True),
@@ -173,15 +175,18 @@ def parse_injection(template: object, namespace: object, defaults: Mapping[str, 
     inherited = _read_annotations(namespace, above)
     names = read_port_names(spec)
     values: dict[str, Any] = {}
+    carried: dict[str, str] = {}
     for row in SETTINGS.values():
         for key, text, found in _candidates(row, own, inherited, defaults, problems, above):
             value = _read(row, key, text, names, found)
             if value is not None and row.name not in values:
                 values[row.name] = value
+                is_default = found is not problems and found is not above
+                if row.is_carried and not (row.is_told and is_default):
+                    carried |= _carry(row, text, own, is_own=found is problems)
     mode, key = _read_mode(own, problems), ""
     if mode is None and (mode := _read_mode(inherited, above)) is not None:
         key = INJECT[-1]
-    carried = {row.keys[1]: text for row in SETTINGS.values() if (text := _find_carried(row, own, inherited))}
     if key and mode is not None and mode is not Mode.DISABLED:
         carried[key] = mode.value
     problems += _find_strangers(own)
@@ -295,12 +300,12 @@ def _read_mode(annotations: Annotations, problems: list[Problem]) -> Mode | None
     return found
 
 
-def _find_carried(row: Setting, own: Annotations, inherited: Annotations) -> str:
-    """Return the text that the pod shall bear under Linkerd's key, ``""`` when it bears it or nobody says anything."""
-    if not row.is_carried or row.keys[1] in own:
-        return ""
-    texts = (annotations.get(key) for annotations in (own, inherited) for key in row.keys)
-    return next((text for text in texts if isinstance(text, str)), "")
+def _carry(row: Setting, text: str, own: Annotations, *, is_own: bool) -> Mapping[str, str]:
+    """Return what the pod shall bear, so that ``text`` counts: under Linkerd's key, unless something wrong is there."""
+    ours, linkerds, *_ = row.keys
+    if linkerds not in own:
+        return {linkerds: text} if text else {}
+    return {} if is_own or ours in own else {ours: text}
 
 
 def _find_strangers(annotations: Annotations) -> Iterator[Problem]:

@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from meshwright.model.identity import ServiceAccount
-from meshwright.model.pod import PROXY_CONTAINER, REDIRECT_CONTAINER, Pod, PortRanges
+from meshwright.model.injection import Mode
+from meshwright.model.pod import PROXY_CONTAINER, REDIRECT_CONTAINER, AccessLog, Pod, PortRanges
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
 from meshwright.parse.ports import parse_port_list
@@ -16,9 +17,12 @@ Json = dict[str, Any]
 _INJECT = ("meshwright.dev/inject", "linkerd.io/inject")
 _SKIP_INBOUND = ("config.meshwright.dev/skip-inbound-ports", "config.linkerd.io/skip-inbound-ports")
 _OPAQUE = ("config.meshwright.dev/opaque-ports", "config.linkerd.io/opaque-ports")
-"""Of two annotations that say the same, our own prefix's counts."""
+_ACCESS_LOG = ("config.meshwright.dev/access-log", "config.linkerd.io/access-log")
+"""Of two annotations that say the same, our own prefix's counts; a word that is none counts as not said."""
 
-_ANNOTATIONS = (*_INJECT, *_SKIP_INBOUND, *_OPAQUE)
+_MODES = {mode.value: mode for mode in Mode}
+_LOGS = {"apache": AccessLog.APACHE, "json": AccessLog.JSON, "none": AccessLog.NONE}
+_ANNOTATIONS = (*_INJECT, *_SKIP_INBOUND, *_OPAQUE, *_ACCESS_LOG)
 _SKIP_FLAG = "--skip-inbound-ports"
 _ENDED = ("Succeeded", "Failed")
 
@@ -37,6 +41,7 @@ def parse_pod(raw: object) -> Pod:
     has_addresses = spec.get("hostNetwork") is not True and status.get("phase") not in _ENDED
     ports = _named_ports(containers)
     skipped = _skipped_by_init(containers)
+    logs = (text.strip() for text in _said(annotations, _ACCESS_LOG))
     skip_said, opaque = _first(annotations, _SKIP_INBOUND), _first(annotations, _OPAQUE)
     return Pod(
         ref=Ref(Kind.POD, namespace, _text(meta.get("name"))),
@@ -44,9 +49,10 @@ def parse_pod(raw: object) -> Pod:
         account=ServiceAccount(namespace, _text(spec.get("serviceAccountName")) or "default"),
         addresses=_addresses(status) if has_addresses else (),
         is_meshed=any(each.get("name") == PROXY_CONTAINER for each in containers),
-        is_ingress=_first(annotations, _INJECT) == "ingress",
+        is_ingress=next((_MODES[text] for text in _said(annotations, _INJECT) if text in _MODES), None) is Mode.INGRESS,
         skipped_inbound=parse_port_list(skip_said or "", ports) if skipped is None else skipped,
         opaque=None if opaque is None else parse_port_list(opaque, ports),
+        access_log=next((_LOGS[text] for text in logs if text in _LOGS), AccessLog.NONE),
     )
 
 
@@ -123,7 +129,11 @@ def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _first(annotations: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    return next((value for key in keys if isinstance(value := annotations.get(key), str)), None)
+    return next(_said(annotations, keys), None)
+
+
+def _said(annotations: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[str]:
+    return (value for key in keys if isinstance(value := annotations.get(key), str))
 
 
 def _keep(raw: Mapping[str, Any], *names: str) -> Json:

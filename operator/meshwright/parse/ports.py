@@ -8,6 +8,7 @@ from meshwright.model.units import Port
 
 _NUMBERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _LAST = 65535
+MAX_USUAL_PORTS = 100
 _NO_NAMES: Mapping[str, Port] = {}
 
 
@@ -27,6 +28,20 @@ def parse_port_list(text: str, names: Mapping[str, Port] = _NO_NAMES) -> PortRan
 def find_port_faults(text: str, names: Mapping[str, Port] = _NO_NAMES) -> tuple[str, ...]:
     """Return the elements of a list that `parse_port_list` leaves out, as written, in order. Never raises."""
     return tuple(element for element in _split(text) if _read_element(element, names) is None)
+
+
+def parse_usual_ports(text: str) -> tuple[Port, ...]:
+    """Return the ports that a flag lists, sorted, each once: numbers and ascending ranges, with commas; ``""`` is none.
+
+    Raises:
+        ValueError: an element is no port, or there are more than ``MAX_USUAL_PORTS``: each is a rule in every proxy.
+    """
+    if faults := find_port_faults(text):
+        raise ValueError(f"ports and ranges such as 25,3306,9300-9302: {faults[0]!r} is neither")
+    ranges = parse_port_list(text).ranges
+    if sum(high - low + 1 for low, high in ranges) > MAX_USUAL_PORTS:
+        raise ValueError(f"at most {MAX_USUAL_PORTS} ports")
+    return tuple(Port(port) for low, high in ranges for port in range(low, high + 1))
 
 
 def merge_ports(ranges: Iterable[tuple[Port, Port]]) -> PortRanges:

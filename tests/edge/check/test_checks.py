@@ -100,6 +100,11 @@ def lags(mesh: Installation) -> None:
     mesh.put_pod("old-7d9f-1", is_meshed=False, ownerReferences=[owner], labels={"pod-template-hash": "7d9f"})
 
 
+def enforce(standard: str, namespace: str = "shop") -> Callable[[Installation], object]:
+    label = {"pod-security.kubernetes.io/enforce": standard}
+    return lambda mesh: mesh.edit(NAMESPACES, namespace, lambda raw: raw["metadata"].update(labels=label))
+
+
 def uses_host_network(mesh: Installation) -> None:
     mesh.put_pod("probe", is_meshed=False)
     mesh.edit(PODS, "probe", lambda raw: raw["spec"].update(hostNetwork=True), "shop")
@@ -758,6 +763,17 @@ CASES = (
             (HOOK, "failurePolicy is Fail, and 1 replica of the webhook is ready: without it no pod starts anywhere"),
         ),
     ),
+    *(
+        Case(
+            name=f"a namespace that is meshed and {standard}",
+            group=Group.WEBHOOK,
+            check="meshed namespaces let the proxy's init container in",
+            breaks=enforce(standard),
+            found=(("namespace/shop", f"it enforces the Pod Security standard {standard}, which refuses "),),
+            fixes=("kubectl label namespace shop pod-security.kubernetes.io/enforce=privileged --overwrite",),
+        )
+        for standard in ("baseline", "restricted")
+    ),
     Case(
         name="a pod older than the annotation",
         group=Group.WEBHOOK,
@@ -973,3 +989,11 @@ async def test_a_clock_that_is_off_here_makes_no_certificate_look_old(inquiry: I
     mesh.skew = timedelta(days=2)
     found = await find(Group.IDENTITY, "the issuer is within its validity").look(inquiry)
     assert [each.found.partition(" ended ")[0] for each in found] == ["CN=identity.meshwright.cluster.local"]
+
+
+@pytest.mark.parametrize(("standard", "namespace"), [("privileged", "shop"), ("restricted", "default")])
+async def test_where_nothing_is_meshed_or_all_is_admitted_pod_security_is_well(
+    inquiry: Inquiry, mesh: Installation, standard: str, namespace: str
+) -> None:
+    enforce(standard, namespace)(mesh)
+    assert await find(Group.WEBHOOK, "meshed namespaces let the proxy's init container in").look(inquiry) == []

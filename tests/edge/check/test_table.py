@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshwright.edge.check.inquiry import DEPLOYMENTS, NAMESPACES, SECRETS, Inquiry
+from meshwright.edge.check.inquiry import CERTIFICATES, DEPLOYMENTS, NAMESPACES, SECRETS, Inquiry
 from meshwright.edge.check.kubernetes import MIN_VERSION
 from meshwright.edge.check.outcome import STAGES, Group, Level, Result, Stage
 from meshwright.edge.check.pre import CREATED, CREATED_BY_CERT_MANAGER
@@ -118,6 +118,25 @@ async def test_what_cannot_become_true_by_itself_is_looked_at_once(inquiry: Inqu
     results = await run(inquiry, Stage.PRE, 300, watch)
     assert (Group.KUBERNETES, "Kubernetes is new enough") in failed(results)
     assert watch.waits == []
+
+
+async def test_a_cluster_without_cert_manager_is_told_so_at_once(inquiry: Inquiry, mesh: Installation) -> None:
+    watch = Watch()
+    mesh.server.cluster.undefine(CERTIFICATES)
+    results = await run(inquiry, Stage.PRE, 300, watch)
+    assert failed(results) == [(Group.PRE, "cert-manager is there, runs and is new enough")]
+    assert watch.waits == []
+
+
+async def test_a_cert_manager_that_is_about_to_run_is_waited_for(inquiry: Inquiry, mesh: Installation) -> None:
+    watch = Watch()
+    mesh.edit(DEPLOYMENTS, "cert-manager", lambda raw: raw["status"].clear(), "cert-manager")
+    watch.then = lambda: mesh.edit(
+        DEPLOYMENTS, "cert-manager", lambda raw: raw["status"].update(readyReplicas=1), "cert-manager"
+    )
+    watch.after = 2
+    assert failed(await run(inquiry, Stage.PRE, 300, watch)) == []
+    assert watch.waits == [5.0, 5.0]
 
 
 async def test_a_permission_that_lacks_is_named_and_not_waited_for(inquiry: Inquiry, mesh: Installation) -> None:

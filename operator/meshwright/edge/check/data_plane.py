@@ -15,6 +15,7 @@ from meshwright.edge.check.unmeshed import ENDED
 from meshwright.edge.client import Json
 from meshwright.emit.inject import ANNOTATION_VERSION, LABEL_CONTROL_PLANE
 from meshwright.emit.sds import ANCHORS, IDENTITY
+from meshwright.link.trust import choose_anchors
 from meshwright.model.pod import PROXY_CONTAINER
 from meshwright.model.proxy import ProxySettings
 from meshwright.parse.duration import parse_millis
@@ -153,7 +154,8 @@ async def look_at_anchors(inquiry: Inquiry) -> list[Finding]:
     identity = await read_identity(inquiry)
     if not identity.bundle.anchors:
         return []
-    wanted = min(anchor.not_after for anchor in identity.bundle.anchors)
+    published = choose_anchors(identity.bundle.anchors, await inquiry.now())
+    wanted = min(anchor.not_after for anchor in published)
     findings = []
     for found in await _scrape(inquiry):
         end = _end_of(found, ANCHORS)

@@ -11,7 +11,7 @@ from meshwright.edge.check.inquiry import CERTIFICATES, CONFIG_MAPS, DEPLOYMENTS
 from meshwright.edge.check.installed import PROCESSES, Installed, deployment_name, read_flag, read_installed
 from meshwright.edge.check.outcome import Check, Finding, Group, Level
 from meshwright.emit.issuer import ANCHORS_NAME, MESH_KEY, MESH_NAME, WITHOUT_ANCHORS
-from meshwright.link.trust import ANCHORS_FIELD, judge_issuer, may_sign
+from meshwright.link.trust import ANCHORS_FIELD, choose_anchors, judge_issuer, may_sign
 from meshwright.model.config import LABEL_UNIT
 from meshwright.model.identity import Certificate, IssuerSecret, TrustBundle
 from meshwright.model.problem import Problem, Reason
@@ -242,7 +242,7 @@ async def look_at_own_anchors(inquiry: Inquiry) -> list[Finding]:
 async def look_at_published(inquiry: Inquiry) -> list[Finding]:
     """Compare the anchors in each namespace, where proxies read them, with the bundle: as sets of certificates."""
     identity = await read_identity(inquiry)
-    wanted = {anchor.fingerprint for anchor in identity.bundle.anchors}
+    wanted = {anchor.fingerprint for anchor in choose_anchors(identity.bundle.anchors, await inquiry.now())}
     published = {
         raw["metadata"]["namespace"]: raw
         for raw in await inquiry.list_all(CONFIG_MAPS, labels=f"{LABEL_UNIT}=anchors")

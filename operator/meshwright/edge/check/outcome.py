@@ -47,11 +47,12 @@ class Level(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that is not as it should be. ``what``: the object, as ``kubectl get`` takes it; ``fix``: what to do,
-    ``""`` where the check's hint says it all."""
+    ``""`` where the check's hint says it all; ``is_lasting``: nothing but somebody's hand changes it."""
 
     what: str
     found: str
     fix: str = ""
+    is_lasting: bool = False
 
 
 Look = Callable[[Inquiry], Awaitable[list[Finding]]]

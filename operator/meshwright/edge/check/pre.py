@@ -62,6 +62,7 @@ async def look_at_namespace(inquiry: Inquiry) -> list[Finding]:
             what=what,
             found=f"it has pods of others: {list_names(strangers)}; they would never get a proxy there",
             fix="install into a namespace of its own",
+            is_lasting=True,
         )
     ]
 
@@ -109,13 +110,14 @@ async def find_unserved(inquiry: Inquiry, kind: Kind) -> list[Finding]:
 async def look_at_cert_manager(inquiry: Inquiry) -> list[Finding]:
     """Find cert-manager, its version and whether it runs."""
     if "v1" not in await inquiry.served_versions("certificates", "cert-manager.io"):
-        return [Finding(what="crd/certificates.cert-manager.io", found="there is none that serves v1")]
+        return [Finding(what="crd/certificates.cert-manager.io", found="there is none that serves v1", is_lasting=True)]
     controllers = await inquiry.list_all(DEPLOYMENTS, labels="app.kubernetes.io/name=cert-manager")
     if not controllers:
         return [
             Finding(
                 what="deployment cert-manager",
                 found="its definitions are here, and no Deployment labelled app.kubernetes.io/name=cert-manager",
+                is_lasting=True,
             )
         ]
     findings = []
@@ -126,7 +128,8 @@ async def look_at_cert_manager(inquiry: Inquiry) -> list[Finding]:
         version = read_version(text)
         if version is not None and version < MIN_CERT_MANAGER:
             least = ".".join(map(str, MIN_CERT_MANAGER))
-            findings.append(Finding(what=what, found=f"it is {text}", fix=f"upgrade to {least} or later"))
+            fix = f"upgrade to {least} or later"
+            findings.append(Finding(what=what, found=f"it is {text}", fix=fix, is_lasting=True))
         if not (controller.get("status") or {}).get("readyReplicas"):
             fix = f"kubectl -n {meta['namespace']} describe deployment {meta['name']}"
             findings.append(Finding(what=what, found="none of its pods is ready", fix=fix))

@@ -66,7 +66,7 @@ async def look_once(inquiry: Inquiry, check: Check) -> tuple[Result, bool]:
     try:
         findings = await check.look(inquiry)
         note = await check.note(inquiry) if check.note and not findings else ""
-        return Result(check=check, findings=tuple(findings), note=note), True
+        return Result(check=check, findings=tuple(findings), note=note), not any(each.is_lasting for each in findings)
     except NotAllowed as refusal:
         finding, may_change = _explain_refusal(refusal), False
     except ApiError as error:

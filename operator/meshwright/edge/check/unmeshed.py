@@ -11,11 +11,13 @@ from meshwright.edge.check.installed import deployment_name, read_flag, read_ins
 from meshwright.edge.check.outcome import Check, Finding, Group, Level
 from meshwright.edge.client import Json
 from meshwright.edge.injection import inject_object
-from meshwright.model.injection import InjectionSettings, Skip
+from meshwright.model.injection import InjectionSettings, Mode, Skip
+from meshwright.model.pod import REDIRECT_CONTAINER
 from meshwright.model.units import Namespace
-from meshwright.parse.injection import INJECT
+from meshwright.parse.injection import INJECT, parse_injection
 
 ENDED = ("Succeeded", "Failed")
+ENFORCE = "pod-security.kubernetes.io/enforce"
 _NOT_MEANT = (Skip.NOT_ASKED, Skip.DISABLED, Skip.ALREADY_INJECTED, Skip.CONTROL_PLANE, Skip.EXCLUDED_NAMESPACE)
 
 
@@ -33,6 +35,30 @@ async def look_for_unmeshed(inquiry: Inquiry) -> list[Finding]:
         if (why := _explain_unmeshed(pod, namespace, settings)) is not None:
             meta = pod["metadata"]
             findings.append(Finding(what=f"pod/{meta['name']} in {meta['namespace']}", found=why[0], fix=why[1]))
+    return findings
+
+
+async def look_at_pod_security(inquiry: Inquiry) -> list[Finding]:
+    """Find meshed namespaces whose Pod Security standard refuses the proxy's init container.
+
+    Pods that were never made cannot be found; only their ReplicaSets' events tell of them.
+
+    Source: kubernetes/website ``docs/concepts/security/pod-security-admission`` (the label; baseline's capabilities).
+    """
+    settings = await _read_settings(inquiry)
+    wanted = inquiry.options.namespace
+    findings = []
+    for raw in await inquiry.list_all(NAMESPACES):
+        meta = raw["metadata"]
+        name, standard = meta["name"], (meta.get("labels") or {}).get(ENFORCE)
+        is_meshed = parse_injection({}, meta.get("annotations"), {}).mode in (Mode.ENABLED, Mode.INGRESS)
+        if standard not in ("baseline", "restricted") or not is_meshed or wanted not in ("", name):
+            continue
+        if name in settings.excluded or name == settings.trust.control_plane or meta.get("deletionTimestamp"):
+            continue
+        found = f"it enforces the Pod Security standard {standard}, which refuses {REDIRECT_CONTAINER}: no pod is made"
+        fix = f"kubectl label namespace {name} {ENFORCE}=privileged --overwrite"
+        findings.append(Finding(what=f"namespace/{name}", found=found, fix=fix))
     return findings
 
 
@@ -103,6 +129,13 @@ async def _read_settings(inquiry: Inquiry) -> InjectionSettings:
 
 
 CHECKS = (
+    Check(
+        group=Group.WEBHOOK,
+        description="meshed namespaces let the proxy's init container in",
+        level=Level.ERROR,
+        hint="it needs NET_ADMIN and NET_RAW, which only the standard privileged admits",
+        look=look_at_pod_security,
+    ),
     Check(
         group=Group.WEBHOOK,
         description="every pod that should have a proxy has one",

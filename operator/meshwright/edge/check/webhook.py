@@ -109,7 +109,7 @@ async def look_at_answer(inquiry: Inquiry) -> list[Finding]:
         message = str(error.body.get("message") or error)
         fix = ""
         if "PodSecurity" in message:
-            label = "pod-security.kubernetes.io/enforce=privileged"
+            label = f"{unmeshed.ENFORCE}=privileged"
             fix = f"the init container needs NET_ADMIN: kubectl label namespace {namespace} {label} --overwrite"
         return [Finding(what=what, found=f"the API server refuses it: {message}", fix=fix)]
     if PROXY_CONTAINER in _container_names(answer):
