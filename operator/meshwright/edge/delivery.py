@@ -17,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 
 from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
 from meshwright.edge.delivered import UNIT_SELECTOR, Delivery
+from meshwright.edge.flags import make_add, variable_of
 from meshwright.edge.http import make_app, serving
 from meshwright.edge.identity import Identity, IdentityOptions
 from meshwright.edge.logs import set_up_logs
@@ -56,12 +57,7 @@ WATCHED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``meshwright xds``; each can be set in the environment as ``MESHWRIGHT_<FLAG>``."""
-
-    def add(flag: str, default: str, text: str, **more: object) -> None:
-        variable = _variable(flag)
-        value = os.environ.get(variable, default)
-        parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
-
+    add = make_add(parser)
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed", metavar="FILE")
     add("--host", "0.0.0.0", "where to listen for proxies")
     add("--port", "15010", "port for proxies, gRPC", type=int)
@@ -96,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plaintext",
         action="store_true",
-        default=os.environ.get(_variable("--plaintext"), "").lower() in ("1", "true"),
+        default=os.environ.get(variable_of("--plaintext"), "").lower() in ("1", "true"),
         help="no identity and no TLS at all; only on a loopback address",
     )
     add("--log-format", "text", "how log lines look", choices=("text", "json"))
@@ -341,7 +337,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _variable(flag: str) -> str:
-    return "MESHWRIGHT_" + flag.removeprefix("--").replace("-", "_").upper()

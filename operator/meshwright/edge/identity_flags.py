@@ -2,8 +2,8 @@
 
 import argparse
 import re
-from typing import Protocol
 
+from meshwright.edge.flags import Add
 from meshwright.model.config import Config, IssuerKind
 from meshwright.model.units import Millis, Namespace
 from meshwright.parse.bundle_source import BundleSource, parse_bundle_source
@@ -16,12 +16,6 @@ MIN_RENEW_BEFORE = Millis(5 * 60_000)
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*", re.ASCII)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _MAX_COMMON_NAME = 64
-
-
-class Add(Protocol):
-    """Adds one flag: its name, its default, what it says."""
-
-    def __call__(self, flag: str, default: str, text: str, **more: object) -> None: ...
 
 
 def add_identity_arguments(add: Add) -> None:

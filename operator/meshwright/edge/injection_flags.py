@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from meshwright import __version__
+from meshwright.edge.flags import make_add
 from meshwright.model.identity import TrustDomain
 from meshwright.model.injection import InjectionSettings
 from meshwright.model.units import Namespace
@@ -21,12 +21,7 @@ class SettingsError(Exception):
 
 def add_injection_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a pod's proxy is made; each can be set as ``MESHWRIGHT_<FLAG>``."""
-
-    def add(flag: str, default: str, text: str, **more: object) -> None:
-        variable = "MESHWRIGHT_" + flag.removeprefix("--").replace("-", "_").upper()
-        value = os.environ.get(variable, default)
-        parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
-
+    add = make_add(parser)
     add("--namespace", "meshwright", "the control plane's own namespace")
     add("--trust-domain", "cluster.local", "the root that identities hang from")
     add("--image", f"meshwright:{__version__}", "the image of the proxy, with its tag or digest")

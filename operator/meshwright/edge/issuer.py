@@ -9,13 +9,14 @@ import binascii
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from meshwright.edge.clock import utc_now
 from meshwright.edge.identity_metrics import IdentityMetrics
 from meshwright.edge.leaves import Issuer, SignedLeaf, make_issuer, make_leaf
 from meshwright.link.trust import choose_anchors, find_end, may_sign
@@ -30,10 +31,6 @@ _KEYS = ("tls.key", "key.pem")
 _UNKNOWN = Problem("", Reason.MISSING, "no issuer, or no trust bundle, is known yet")
 _GONE = Problem("", Reason.MISSING, "it was deleted; put it back")
 _NO_KEY = Problem("", Reason.KEY_MISMATCH, "there is no key that fits its certificate; write both anew, together")
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class NoIssuer(Exception):

@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from meshwright.edge.client import Json
+from meshwright.edge.clock import utc_now
 from meshwright.emit.advice import advise
 from meshwright.emit.issuer import (
     ANCHORS_NAME,
@@ -38,10 +39,6 @@ LOOK_SECONDS = 30.0
 """A certificate ends without any event."""
 ADOPTED_RATIO = 0.1
 """How far, as a share of what was asked for, a certificate's life may be off; issuers date back by some minutes."""
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from meshwright.edge.identity_flags import Add
+from meshwright.edge.flags import Add
 from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
 from meshwright.model.units import Port
 from meshwright.parse.ports import parse_usual_ports

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import socket
 import uuid
@@ -12,6 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from meshwright.edge.client import Client, connect
+from meshwright.edge.flags import make_add
 from meshwright.edge.http import make_app, serving
 from meshwright.edge.identity_flags import add_identity_arguments, read_identity_arguments
 from meshwright.edge.lease import Lease, LeaseTiming
@@ -59,12 +59,7 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operator's flags; each can be set in the environment as ``MESHWRIGHT_<FLAG>``."""
-
-    def add(flag: str, default: str, text: str, **more: object) -> None:
-        variable = "MESHWRIGHT_" + flag.removeprefix("--").replace("-", "_").upper()
-        value = os.environ.get(variable, default)
-        parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
-
+    add = make_add(parser)
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed")
     add("--namespace", "meshwright", "the control plane's own namespace")
     add_identity_arguments(add)

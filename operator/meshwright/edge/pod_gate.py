@@ -9,9 +9,9 @@ import grpc
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from meshwright.edge.clock import utc_now
 from meshwright.edge.gate import Caller, Guest, Refused, read_node
 from meshwright.edge.identity_metrics import IdentityMetrics
-from meshwright.edge.issuer import utc_now
 from meshwright.edge.roster import Roster
 from meshwright.model.identity import ServiceAccount, TrustDomain
 from meshwright.model.pod import Pod

@@ -14,8 +14,9 @@ import grpc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshwright.edge.clock import utc_now
 from meshwright.edge.identity_metrics import IdentityMetrics
-from meshwright.edge.issuer import NoIssuer, Signer, utc_now
+from meshwright.edge.issuer import NoIssuer, Signer
 
 log = logging.getLogger(__name__)
 

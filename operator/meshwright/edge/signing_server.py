@@ -19,8 +19,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from meshwright.edge.client import Client
+from meshwright.edge.clock import utc_now
 from meshwright.edge.identity_metrics import IdentityMetrics
-from meshwright.edge.issuer import NoIssuer, Signer, utc_now
+from meshwright.edge.issuer import NoIssuer, Signer
 from meshwright.edge.leaves import BadCsr, read_csr
 from meshwright.edge.roster import Roster
 from meshwright.edge.serving_leaf import ServingLeaf

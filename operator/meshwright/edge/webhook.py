@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from meshwright.edge.admission import NotReviewable, Request, Verdict, decide, read_request, write_response
 from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
+from meshwright.edge.flags import make_add
 from meshwright.edge.http import make_app, serving
 from meshwright.edge.injection_events import Events
 from meshwright.edge.injection_flags import SettingsError, add_injection_flags, read_injection_settings
@@ -263,12 +263,7 @@ async def _serve_when_known(webhook: Webhook, namespaces: Reflector, host: str |
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``meshwright webhook``; those about proxies can be set as ``MESHWRIGHT_<FLAG>``."""
-
-    def add(flag: str, default: str, text: str, **more: object) -> None:
-        variable = "MESHWRIGHT_" + flag.removeprefix("--").replace("-", "_").upper()
-        value = os.environ.get(variable, default)
-        parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
-
+    add = make_add(parser)
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed")
     add_injection_flags(parser)
     add("--host", "", "where to listen; none: on every address")

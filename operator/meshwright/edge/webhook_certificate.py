@@ -10,7 +10,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
+from meshwright.edge.clock import utc_now
 from meshwright.link.trust import chain_to_anchor
 from meshwright.link.webhook_certificate import judge_serving, plan_bundle, read_bundles
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY
@@ -43,10 +44,6 @@ SETTLE_SECONDS = 3.0
 """How long an API server may take to learn of a new ``caBundle``: it watches the configuration, too."""
 LINGER_SECONDS = 90.0
 """How long an authority stays believed that is in the Secret no more: the webhook is not that quick to change."""
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class WebhookCertificate:
