@@ -1,9 +1,10 @@
 """What an installation can choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from meshwright.model.identity import TrustDomain
+from meshwright.model.inbound import PolicyDefaults
 from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
 from meshwright.model.units import Millis, Namespace, Port
 
@@ -32,6 +33,7 @@ class Config:
     ``issuer_name``: the anchor's Secret or the Issuer, by ``issuer_kind``. ``issuer_secret``: where the issuer of
     identities is kept, whoever makes it; its Certificate has the same name. ``asks_webhook_certificate``: cert-manager
     is to make the webhook's certificate. ``opaque_ports``: not HTTP where neither a Service nor its namespace says.
+    ``policy``: what holds for callers where no Server does.
     """
 
     namespace: Namespace = Namespace("meshwright")
@@ -43,6 +45,7 @@ class Config:
     issuer_renew_before: Millis = Millis(25 * 3_600_000)
     asks_webhook_certificate: bool = False
     opaque_ports: tuple[Port, ...] = DEFAULT_OPAQUE_PORTS
+    policy: PolicyDefaults = field(default_factory=PolicyDefaults)
 
     @property
     def trust(self) -> TrustDomain:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from meshwright.model.identity import ServiceAccount
+from meshwright.model.policy import AccessPolicy
 from meshwright.model.ref import Ref
 from meshwright.model.units import Port
 
@@ -48,6 +49,11 @@ class Pod:
     ``is_meshed``: it has our proxy. ``skipped_inbound``: ports where connections do not reach the proxy, so that
     clients must not speak TLS there. ``opaque``: ports whose bytes the proxy passes on as they are; ``None`` when the
     pod does not say. ``access_log``: what its proxy writes of the requests it takes.
+
+    ``labels``: sorted pairs. ``ports``: the TCP ports its containers declare by name, sorted; one name may stand for
+    several. ``probes``: what the kubelet GETs to see that it lives, as sorted pairs of port and path. ``access``: the
+    inbound policy its annotation asks for, ``None`` when it does not say; ``asks_identity``: ports where callers
+    must have one even so.
     """
 
     ref: Ref
@@ -59,3 +65,8 @@ class Pod:
     skipped_inbound: PortRanges = PortRanges()
     opaque: PortRanges | None = None
     access_log: AccessLog = AccessLog.NONE
+    labels: tuple[tuple[str, str], ...] = ()
+    ports: tuple[tuple[str, Port], ...] = ()
+    probes: tuple[tuple[Port, str], ...] = ()
+    access: AccessPolicy | None = None
+    asks_identity: PortRanges = PortRanges()

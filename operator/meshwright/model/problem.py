@@ -38,6 +38,11 @@ class Reason(StrEnum):
     WRONG_NAME = "WrongName"
     DUPLICATE = "Duplicate"
     NOT_ISSUED = "NotIssued"
+    NO_MATCHING_TARGET = "NoMatchingTarget"
+    AUTHENTICATION_NOT_FOUND = "AuthenticationNotFound"
+    SELECTS_NOTHING = "SelectsNothing"
+    OVERLAPPED = "Overlapped"
+    RATE_LIMIT_EXISTS = "RateLimitReasonAlreadyExists"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -21,6 +21,13 @@ class Kind(StrEnum):
     SECRET = "Secret"
     ISSUER = "Issuer.cert-manager.io"
     CERTIFICATE = "Certificate.cert-manager.io"
+    SERVER = "Server.policy.linkerd.io"
+    SERVER_AUTHORIZATION = "ServerAuthorization.policy.linkerd.io"
+    AUTHORIZATION_POLICY = "AuthorizationPolicy.policy.linkerd.io"
+    MESH_TLS_AUTHENTICATION = "MeshTLSAuthentication.policy.linkerd.io"
+    NETWORK_AUTHENTICATION = "NetworkAuthentication.policy.linkerd.io"
+    POLICY_HTTP_ROUTE = "HTTPRoute.policy.linkerd.io"
+    RATE_LIMIT_POLICY = "HTTPLocalRateLimitPolicy.policy.linkerd.io"
 
     @property
     def word(self) -> str:

@@ -244,10 +244,15 @@ class ParentRef:
     def is_service(self) -> bool:
         return self.group == "" and self.kind == "Service"
 
+    @property
+    def is_server(self) -> bool:
+        return self.group == "policy.linkerd.io" and self.kind == "Server"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An HTTPRoute (``ref.kind`` HTTP_ROUTE, rules with HttpMatch) or a GRPCRoute (GRPC_ROUTE, GrpcMatch).
+    """An HTTPRoute (``ref.kind`` HTTP_ROUTE or POLICY_HTTP_ROUTE, rules with HttpMatch) or a GRPCRoute (GRPC_ROUTE,
+    GrpcMatch).
 
     ``created``: seconds since the epoch, ``None`` when the object has no timestamp (sorts last).
     ``problems``: what is wrong outside any one rule or backend, annotations included; a bad annotation group counts

@@ -3,6 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from meshwright.model.policy import (
+    AuthorizationPolicy,
+    MeshTlsAuthentication,
+    NetworkAuthentication,
+    RateLimitPolicy,
+    Server,
+    ServerAuthorization,
+)
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Ref
 from meshwright.model.route import ReferenceGrant, Route
@@ -18,7 +26,12 @@ class Broken:
     problems: tuple[Problem, ...]
 
 
-Parsed = Route | Service | NamespaceObject | ExternalWorkload | ReferenceGrant | Broken
+Policy = (
+    Server | ServerAuthorization | AuthorizationPolicy | MeshTlsAuthentication | NetworkAuthentication | RateLimitPolicy
+)
+"""What parse makes of an object of inbound policy."""
+
+Parsed = Route | Service | NamespaceObject | ExternalWorkload | ReferenceGrant | Policy | Broken
 """What parse makes of one object."""
 
 Snapshot = Mapping[Ref, Parsed]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from meshwright.model.pod import PortRanges
+from meshwright.model.policy import AccessPolicy
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Ref, ServiceName
 from meshwright.model.route import Traffic
@@ -85,12 +86,13 @@ class Service:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceObject:
     """A namespace, with its labels and annotations as sorted pairs. ``opaque``: the ports that its annotation lists,
-    ``None`` when it has none."""
+    ``None`` when it has none; ``access``: the inbound policy it asks for its workloads, likewise."""
 
     ref: Ref
     labels: tuple[tuple[str, str], ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
     opaque: PortRanges | None = None
+    access: AccessPolicy | None = None
     problems: tuple[Problem, ...] = ()
 
 
@@ -106,7 +108,9 @@ class WorkloadPort:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalWorkload:
     """A machine outside the cluster. ``ips`` are canonical texts in the order written; ``is_ready`` is the Ready
-    condition's ``True``. ``identity`` and ``server_name`` are the meshTLS block's."""
+    condition's ``True``. ``identity`` and ``server_name`` are the meshTLS block's. ``access``: the inbound policy its
+    annotation asks for, ``None`` when it does not say; ``asks_identity``: ports where callers must have an identity
+    even so; ``opaque``: ports whose bytes are passed on as they are, ``None`` when it does not say."""
 
     ref: Ref
     uid: str
@@ -117,4 +121,7 @@ class ExternalWorkload:
     server_name: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     zone: str | None = None
+    access: AccessPolicy | None = None
+    asks_identity: PortRanges = field(default_factory=PortRanges)
+    opaque: PortRanges | None = None
     problems: tuple[Problem, ...] = ()
