@@ -47,9 +47,10 @@ demo: $(VENV)/run.stamp ## the tour on a real Envoy: no root, no cluster (ONCE=1
 # ---- check -----------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: lint start-cluster ## everything: lint, unit and property tests, end to end on a real Kubernetes
-	$(SAY) "unit, property and end-to-end tests"
-	@$(PY) -m pytest tests e2e $(PYTEST_ARGS)
+test: $(VENV)/dev.stamp ## everything: lint, unit and property tests, end to end on a real Kubernetes
+	@$(MAKE) --jobs=2 lint start-cluster
+	$(SAY) "unit and property tests, and beside them end to end"
+	@$(PY) -m e2e.beside $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, the import rule

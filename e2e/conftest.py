@@ -49,5 +49,5 @@ def shop(shop_namespaces: Kube) -> Iterator[Kube]:
     yield shop_namespaces
     kube = shop_namespaces
     for namespace in ("shop", "other", "many"):
-        kube.delete("httproutes,grpcroutes", "--all", "-n", namespace)
+        kube.delete("httproutes,grpcroutes", "--all", "-n", namespace, "--wait=false")
     eventually(lambda: not kube.items("configmaps", "-A", "-l", POLICY))

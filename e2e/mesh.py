@@ -1,29 +1,34 @@
 """meshwright itself on a cluster: installed by helm, looked at, killed and frozen."""
 
 import contextlib
+import functools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster import Cluster
+from e2e.cluster.groups import list_members
 from e2e.kube import Kube, eventually
 
 NAMESPACE = "meshwright"
 ROOT = Path(__file__).parent.parent
 PROCESSES = ("operator", "xds", "webhook")
 OPERATOR, XDS, WEBHOOK = (f"app.kubernetes.io/component={process}" for process in PROCESSES)
-POLICY = "meshwright.dev/unit,meshwright.dev/unit notin (anchors,mesh)"
-"""A selector of the ConfigMaps that are made of routes."""
+POLICY = "meshwright.dev/unit,meshwright.dev/unit notin (anchors,mesh,defaults)"
+"""A selector of the ConfigMaps that are made of routes and Servers."""
 INJECTION = "meshwright-inject"
 """The MutatingWebhookConfiguration's name."""
 PROXY = "meshwright-proxy"
 """The proxy's container."""
+RUN = uuid.uuid4().hex
+"""Differs with each run of the tests."""
 TRIAL = json.dumps(
     {
         "apiVersion": "v1",
@@ -44,17 +49,18 @@ class Mesh:
     image: str
 
     def install(self, values: Mapping[str, object] | None = None) -> None:
-        """Install or upgrade both charts, with these values by path beside the image, and wait until a new pod would
-        get its proxy. What an earlier installation had set is forgotten."""
+        """Install or upgrade the chart, with these values by path beside the image, and wait until a new pod would get
+        its proxy. What an earlier installation had set is forgotten; as for any admin, only pods that it changes are
+        made anew. The first time in a run of the tests all are, for their image may be another of the same name."""
         repository, _, tag = self.image.rpartition(":")
-        chosen = {"image.repository": repository, "image.tag": tag, **(values or {})}
+        own = {f"{process}.podAnnotations": {"e2e-run": RUN} for process in PROCESSES}
+        chosen = {"image.repository": repository, "image.tag": tag, **own, **(values or {})}
         sets = [word for path, value in chosen.items() for word in ("--set-json", f"{path}={json.dumps(value)}")]
-        self._helm("upgrade", "--install", "meshwright-crds", str(ROOT / "helm/meshwright-crds"))
+        _install_kinds(self)
         self._helm(
             *("upgrade", "--install", "meshwright", str(ROOT / "helm/meshwright"), "--reset-values"),
             *("--namespace", NAMESPACE, "--create-namespace", *sets),
         )
-        self.kube.run("-n", NAMESPACE, "rollout", "restart", "deployment")
         self.wait_ready()
         eventually(self.injects, seconds=120)
 
@@ -82,10 +88,8 @@ class Mesh:
         return done.stdout
 
     def wait_ready(self) -> None:
-        for process in PROCESSES:
-            self.kube.run(
-                "-n", NAMESPACE, "rollout", "status", f"deployment/meshwright-{process}", "--timeout=180s", timeout=200
-            )
+        names = [f"deployment/meshwright-{process}" for process in PROCESSES]
+        self.kube.run("-n", NAMESPACE, "rollout", "status", *names, "--timeout=180s", timeout=200)
 
     def scale(self, deployment: str, replicas: int) -> None:
         """Scale, and return when the old pods are gone or the new ones ready."""
@@ -130,7 +134,9 @@ class Mesh:
         """Stop every operator process with SIGSTOP for the time of the block: connections stay, nothing is read."""
         self.own_cluster()
         found = subprocess.run(["pgrep", "-f", "bin/meshwright operator"], capture_output=True, text=True, check=True)
-        processes = [int(pid) for pid in found.stdout.split()]
+        # Other tests run beside these, and have operators of their own.
+        processes = list_members() & {int(pid) for pid in found.stdout.split()}
+        assert processes
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -139,3 +145,9 @@ class Mesh:
             for pid in processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+
+@functools.cache
+def _install_kinds(mesh: Mesh) -> None:
+    """Install or upgrade the chart of custom kinds. They are the same for every installation of a run."""
+    mesh._helm("upgrade", "--install", "meshwright-crds", str(ROOT / "helm/meshwright-crds"))

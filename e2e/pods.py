@@ -116,10 +116,10 @@ class Load:
         return self.kube.run("-n", self.namespace, "exec", self.pod, "-c", "app", "--", *show).strip()
 
 
-def start_load(kube: Kube, namespace: str, pod: str, url: str, *flags: str) -> Load:
-    """Send requests to ``url`` from a pod, two at a time, until the load is stopped, fifteen minutes at most."""
+def start_load(kube: Kube, namespace: str, pod: str, url: str, *flags: str, workers: int = 2) -> Load:
+    """Send requests to ``url`` from a pod, so many at a time, until the load is stopped, fifteen minutes at most."""
     folder = f"/tmp/load-{uuid.uuid4().hex[:8]}"
-    words = ("load", url, "--seconds", "900", "--workers", "2", "--until", f"{folder}/stop", *flags)
+    words = ("load", url, "--seconds", "900", "--workers", str(workers), "--until", f"{folder}/stop", *flags)
     command = f"mkdir {folder}; setsid python3 /app/app.py {' '.join(words)} >{folder}/out 2>{folder}/err </dev/null &"
     kube.run("-n", namespace, "exec", pod, "-c", "app", "--", "sh", "-c", command)
     return Load(kube=kube, namespace=namespace, pod=pod, folder=folder)

@@ -1,7 +1,7 @@
 """What an admin sees after ``helm install``."""
 
 from e2e.kube import Json
-from e2e.mesh import INJECTION, NAMESPACE, OPERATOR, WEBHOOK, XDS, Mesh
+from e2e.mesh import INJECTION, NAMESPACE, PROCESSES, Mesh
 
 
 def test_the_charts_own_test_finds_everything_ready(mesh: Mesh) -> None:
@@ -15,8 +15,9 @@ def test_the_pods_pass_where_only_restricted_ones_may_run(mesh: Mesh) -> None:
     label = "pod-security.kubernetes.io/enforce=restricted"
     mesh.kube.run("label", "namespace", NAMESPACE, label, "--overwrite")
     try:
-        for component in (OPERATOR, XDS, WEBHOOK):
-            mesh.kube.run("-n", NAMESPACE, "delete", "pods", "-l", component)
+        mesh.kube.run(
+            "-n", NAMESPACE, "delete", "pods", "-l", f"app.kubernetes.io/component in ({','.join(PROCESSES)})"
+        )
         mesh.wait_ready()
     finally:
         mesh.kube.run("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce-")
@@ -32,6 +33,9 @@ def test_an_upgrade_leaves_the_webhook_believed(mesh: Mesh) -> None:
     before = read()
     try:
         mesh.install({"webhook.timeoutSeconds": 6})
+        # An operator that starts looks at all of it.
+        mesh.kube.run("-n", NAMESPACE, "rollout", "restart", "deployment/meshwright-operator")
+        mesh.wait_ready()
         after = read()
         assert (before["timeoutSeconds"], after["timeoutSeconds"]) == (5, 6)
         assert after["clientConfig"] == before["clientConfig"]

@@ -6,6 +6,7 @@ import uuid
 import pytest
 
 from e2e.kube import Kube, eventually
+from e2e.pods import start_load
 
 OURS = "app.kubernetes.io/managed-by=meshwright"
 ROUTE = """
@@ -63,17 +64,15 @@ def test_a_route_splits_real_requests_by_weight_and_says_so_in_status(split: Kub
 
 
 def test_twenty_flips_under_load_lose_no_request(split: Kube) -> None:
-    load = split.start_app("shop", "client", "load", "http://web/", "--seconds", "45", "--workers", "4")
+    load = start_load(split, "shop", "client", "http://web/", workers=4)
     try:
         for flip in range(20):
             v1, only = (0, "v2") if flip % 2 == 0 else (100, "v1")
             split.patch("httproute", "web", "shop", weights(v1, 100 - v1))
             eventually(lambda: set(names_of(split, 5)), until={only}.__eq__, every=0.05)
-        out, err = load.communicate(timeout=90)
     finally:
-        load.kill()
-    answer = json.loads(out)
-    assert set(answer["statuses"]) == {"200"}, (answer, err)
+        answer = load.stop()
+    assert set(answer["statuses"]) == {"200"}, answer
     assert answer["statuses"]["200"] > 1000
 
 

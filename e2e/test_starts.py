@@ -74,6 +74,23 @@ def read_problems(kube: Kube) -> set[str]:
     return {problem["reason"] for problem in report["problems"]}
 
 
+def test_certificates_from_outside(starting: Mesh, tmp_path: Path) -> None:
+    """Made by our own command. cert-manager is asked for nothing, and what it was asked for before is taken back: else
+    it would write its own over ours."""
+    kube, mesh = starting.kube, starting
+    mesh.install({**OWN, "identity.issuer.external": True})
+    eventually(lambda: read_issuers(kube), until=set[str]().__eq__)
+    made = mesh.command("identity", "create-anchor", "--out", str(tmp_path / "anchor"))
+    assert made.returncode == 0, made.stderr
+    made = mesh.command("identity", "create-issuer", "--anchor", str(tmp_path / "anchor"), "-o", "yaml")
+    assert made.returncode == 0, made.stderr
+    kube.apply(made.stdout)
+    (root,) = read_chain((tmp_path / "anchor" / "tls.crt").read_text())
+    assert_meshed_by(mesh, "from-outside", root)
+    assert mesh.injects(), "the operator made the webhook's certificate, and the API server believes it"
+    assert read_issuers(kube) == set()
+
+
 def test_an_anchor_in_a_secret(starting: Mesh) -> None:
     root = make_authority("root.in.a.secret")
     data = {"tls.crt": root.pem, "tls.key": root.key_pem, "ca.crt": root.pem}
@@ -104,24 +121,6 @@ def test_an_issuer_of_the_whole_cluster(starting: Mesh) -> None:
             assert "Certificate/by-issuer" in read_issuers(kube)
         finally:
             kube.delete("clusterissuer", "our-root")
-
-
-def test_certificates_from_outside(starting: Mesh, tmp_path: Path) -> None:
-    """Made by our own command. cert-manager is asked for nothing, and what it was asked for before is taken back: else
-    it would write its own over ours."""
-    kube, mesh = starting.kube, starting
-    mesh.install()
-    mesh.install({**OWN, "identity.issuer.external": True})
-    eventually(lambda: read_issuers(kube), until=set[str]().__eq__)
-    made = mesh.command("identity", "create-anchor", "--out", str(tmp_path / "anchor"))
-    assert made.returncode == 0, made.stderr
-    made = mesh.command("identity", "create-issuer", "--anchor", str(tmp_path / "anchor"), "-o", "yaml")
-    assert made.returncode == 0, made.stderr
-    kube.apply(made.stdout)
-    (root,) = read_chain((tmp_path / "anchor" / "tls.crt").read_text())
-    assert_meshed_by(mesh, "from-outside", root)
-    assert mesh.injects(), "the operator made the webhook's certificate, and the API server believes it"
-    assert read_issuers(kube) == set()
 
 
 def test_the_first_start_again_has_the_anchor_it_had(starting: Mesh) -> None:

@@ -43,12 +43,17 @@ class Cluster:
         """End the API server's process, start a new one after ``down_seconds``, return when it is ready.
 
         Every watch and every connection is lost. Raises as ``stop``, and ClusterError when it does not come back.
+        The scheduler and the controllers begin anew: who could not reach the server for long tries again only every
+        half a minute, and who comes too early, when it does not know yet what they may read, waits as long.
         """
         node = self._node()
         node.stop("kube-apiserver", seconds=1)  # left alone it waits ten seconds for its watches to end
         time.sleep(down_seconds)
         node.start("kube-apiserver")
         node.wait("kube-apiserver", Api(self.places).is_ready)
+        for name in ("kube-controller-manager", "kube-scheduler") if down_seconds else ():
+            node.stop(name)
+            node.start(name)
 
     def _node(self) -> Node:
         if self.netns is None:

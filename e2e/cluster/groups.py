@@ -16,6 +16,9 @@ from e2e.cluster.say import ClusterError
 PROGRAMS = "programs"
 """Name of the group for the node's own programs; kubelet makes ``kubepods`` beside it."""
 
+SHARES = {"cpu.shares": "4096", "cpu.weight": "400"}
+"""All pods together would have no more of the processors than one other program; by the file's name on v1 and v2."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trees:
@@ -64,6 +67,10 @@ def make_groups() -> Path:
             for controller in (above / "cgroup.controllers").read_text().split():
                 with contextlib.suppress(OSError):
                     (above / "cgroup.subtree_control").write_text(f"+{controller}")
+    for tree in trees.all:
+        for name, share in SHARES.items():
+            if (tree / NETNS / name).exists():
+                (tree / NETNS / name).write_text(share)
     home = next((tree for tree in trees.v1 if tree.name == "pids"), trees.all[0])
     (home / NETNS / PROGRAMS).mkdir(exist_ok=True)
     return home / NETNS / PROGRAMS / "cgroup.procs"

@@ -249,7 +249,7 @@ def render_kubelet(places: Places) -> str:
         "makeIPTablesUtilChains": False,
         "nodeStatusUpdateFrequency": "10s",
         # tests want to see a changed ConfigMap or Secret soon
-        "syncFrequency": "10s",
+        "syncFrequency": "3s",
         "serializeImagePulls": False,
         "maxPods": 110,
     }

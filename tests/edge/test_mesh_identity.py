@@ -191,6 +191,8 @@ async def test_cert_manager_is_asked_once_it_is_there(server: ApiServer, tmp_pat
         await server.eventually(
             lambda: [requests(server, kind) for kind in (ISSUERS, CERTIFICATES)] == [issuers, names]
         )
+        # What it asked for comes back to it, and each Certificate is told of: only then it is done.
+        await server.eventually(lambda: reasons(server) == ["Missing", "NotIssued", "NotIssued"])
         await rest(server, running)
     with server.counted() as writes:
         async with operating(server, tmp_path, config=config) as running:
