@@ -22,7 +22,9 @@ from meshwright.edge.delivery import deliver
 from meshwright.edge.identity import IdentityOptions
 from meshwright.edge.resources import RESOURCES
 from meshwright.emit.bootstrap import emit_bootstrap
+from meshwright.emit.inbound_unit import emit_defaults_unit
 from meshwright.emit.sds import ANCHORS_FILE, BUNDLE_FILE, IDENTITY_FILE, emit_anchors, emit_identity
+from meshwright.model.config import Config
 from meshwright.model.pod import Pod
 from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind
@@ -79,11 +81,18 @@ class Delivered:
 
 @asynccontextmanager
 async def delivering(
-    server: ApiServer, client: Client, *, bundle: BundleSource | None = None, lifetime: timedelta = timedelta(hours=24)
+    server: ApiServer,
+    client: Client,
+    *,
+    bundle: BundleSource | None = None,
+    lifetime: timedelta = timedelta(hours=24),
+    has_defaults: bool = True,
 ) -> AsyncIterator[Delivered]:
     tokens = Tokens()
     server.reviews["tokenreviews"] = tokens.review
     server.cluster.put(PODS, make_pod_manifest(WEB))
+    if has_defaults:
+        server.cluster.put(CONFIG_MAPS, emit_defaults_unit(Config()))
     ports = free_port(), free_port(), free_port()
     identity = IdentityOptions(trust=TRUST, bundle=bundle, leaf_lifetime=lifetime, signing_port=ports[1])
     async with deliver(
@@ -111,6 +120,22 @@ async def delivered(server: ApiServer, client: Client) -> AsyncIterator[Delivere
 async def test_a_pod_gets_a_certificate_and_with_it_a_stream(delivered: Delivered) -> None:
     async with delivered.stream(await delivered.pair(WEB)) as call:
         assert await listeners(call) == ["inbound", "outbound"]
+
+
+async def test_it_is_not_ready_before_somebody_says_who_may_call_by_default(server: ApiServer, client: Client) -> None:
+    missing = "no ConfigMap mw-mesh-policy says who may call by default: is the operator running?\n"
+    server.cluster.put(SECRETS, ONE.secret())
+    foreign = emit_defaults_unit(Config(namespace=SHOP))
+    server.cluster.put(CONFIG_MAPS, foreign)
+    async with delivering(server, client, has_defaults=False) as delivered:
+        assert await eventually(delivered.verdict, lambda seen: seen[1] == missing) == (503, missing)
+        server.cluster.put(CONFIG_MAPS, emit_defaults_unit(Config()))
+        await asyncio.wait_for(delivered.ready.wait(), 10)
+        assert (await delivered.verdict())[0] == 200
+        server.cluster.remove(CONFIG_MAPS, "meshwright", "mw-mesh-policy")
+        async with delivered.stream(await delivered.pair(WEB)) as call:
+            assert await listeners(call) == ["inbound", "outbound"]
+        assert (await delivered.verdict())[0] == 200
 
 
 async def test_it_is_not_ready_before_an_issuer_that_may_sign_is_there(
@@ -253,3 +278,8 @@ async def test_a_real_envoy_is_served_by_mutual_tls(delivered: Delivered, tmp_pa
         assert await delivered.metric("meshwright_xds_streams") == 1
         delivered.server.cluster.remove(PODS, "shop", "web-1")
         await eventually(lambda: delivered.metric("meshwright_xds_streams"), lambda count: count == 0)
+        # It comes back on another connection: a certificate counts from the handshake on, and only until it ends.
+        delivered.server.cluster.put(PODS, make_pod_manifest(WEB))
+        await eventually(lambda: delivered.metric("meshwright_xds_streams"), lambda count: count == 1)
+        again = await fetch(envoy.admin_port, "/stats?filter=cluster.*ssl.handshake")
+        assert int(again.text.rpartition(": ")[2]) > 1, again.text

@@ -1,87 +1,17 @@
 """The delta protocol, message by message, without a network."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pytest
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from meshwright.edge.hub import Hub
 from meshwright.edge.protobuf import TypeUrl, make_version
-from meshwright.edge.stream import MAX_NAME_LENGTH, MAX_NAMES, MAX_UNANSWERED, Stream
+from meshwright.edge.stream import MAX_NAME_LENGTH, MAX_NAMES, MAX_UNANSWERED
 from meshwright.model.desired import Json
-from meshwright.model.proxy import Proxy
-from meshwright.model.units import Namespace
+from tests.edge.shelf import Client, Shelf, change, routes
 
-PROXY = Proxy(Namespace("shop"), "client")
 ROUTES, SCOPE, CLUSTER, ENDPOINTS = TypeUrl.ROUTES, TypeUrl.SCOPE, TypeUrl.CLUSTER, TypeUrl.ENDPOINTS
-
-
-def routes(name: str, header: str = "") -> Json:
-    """Return a small RouteConfiguration; another ``header`` makes it another version."""
-    return {"name": name, "request_headers_to_remove": [header] if header else []}
-
-
-@dataclass
-class Shelf:
-    """Resources to hand out, and how often each was made."""
-
-    resources: dict[tuple[TypeUrl, str], Json] = field(default_factory=dict)
-    made: list[tuple[TypeUrl, str]] = field(default_factory=list)
-
-    def names(self, kind: TypeUrl) -> list[str]:
-        return [name for each, name in self.resources if each is kind]
-
-    def variant(self, kind: TypeUrl, name: str, proxy: Proxy) -> str:
-        return ""
-
-    def make(self, kind: TypeUrl, name: str, variant: str) -> Json | None:
-        self.made.append((kind, name))
-        return self.resources.get((kind, name))
-
-    def make_fallback(self, kind: TypeUrl, name: str) -> Json | None:
-        return routes(name, "fallback") if kind is ROUTES else None
-
-
-class Client:
-    """A proxy's end of a stream: what it asks, and what it got, by kind."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.stream = Stream(hub, PROXY)
-
-    def ask(
-        self,
-        kind: TypeUrl,
-        *names: str,
-        without: tuple[str, ...] = (),
-        has: Mapping[str, str] | None = None,
-        nonce: str = "",
-        error: str = "",
-    ) -> None:
-        request = DeltaDiscoveryRequest(
-            type_url=kind.value,
-            resource_names_subscribe=names,
-            resource_names_unsubscribe=without,
-            initial_resource_versions=has or {},
-            response_nonce=nonce,
-        )
-        if error:
-            request.error_detail.message = error
-        self.stream.take(request)
-
-    def got(self) -> list[tuple[TypeUrl, list[str], list[str]]]:
-        """Return the responses due now: kind, names sent, names removed. Each is accepted."""
-        found = self.receive()
-        for response in found:
-            self.ask(TypeUrl(response.type_url), nonce=response.nonce)
-        return [
-            (TypeUrl(each.type_url), sorted(item.name for item in each.resources), sorted(each.removed_resources))
-            for each in found
-        ]
-
-    def receive(self) -> list[DeltaDiscoveryResponse]:
-        return [DeltaDiscoveryResponse.FromString(response) for response in self.stream.responses()]
 
 
 @pytest.fixture
@@ -97,12 +27,6 @@ def hub(shelf: Shelf) -> Hub:
 @pytest.fixture
 def client(hub: Hub) -> Client:
     return Client(hub)
-
-
-def change(hub: Hub, shelf: Shelf, kind: TypeUrl, *names: str, content: str = "changed") -> None:
-    for name in names:
-        shelf.resources[kind, name] = routes(name, content)
-    hub.touch({kind: names})
 
 
 async def test_a_name_asked_for_is_answered_and_only_that(client: Client, shelf: Shelf) -> None:

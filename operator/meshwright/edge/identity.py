@@ -59,6 +59,7 @@ class Identity:
             bundle_key=None if options.bundle is None else options.bundle.key,
         )
         self._leaf = ServingLeaf(self._signer, metrics=metrics)
+        self.handshakes = self._leaf.handshakes
         self._signer.changed = self._changed
         self._server = SigningServer(client, self._signer, roster, metrics)
         self.gate = PodGate(options.trust, roster, metrics)

@@ -19,6 +19,7 @@ class IdentityMetrics:
     anchors: Gauge = field(init=False)
     issuer_refusals: Counter = field(init=False)
     handshakes: Counter = field(init=False)
+    handshake_refusals: Counter = field(init=False)
     stream_refusals: Counter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +44,11 @@ class IdentityMetrics:
             "meshwright_issuer_refusals", "Issuers and bundles that were not taken.", ["reason"], registry=made
         )
         self.handshakes = Counter("meshwright_xds_handshakes", "TLS handshakes that proxies have begun.", registry=made)
+        self.handshake_refusals = Counter(
+            "meshwright_ads_handshakes_refused",
+            "Connections to the port for proxies that were begun and came to nothing: no stream followed.",
+            registry=made,
+        )
         self.stream_refusals = Counter(
             "meshwright_xds_refusals", "Streams of proxies that were refused.", ["reason"], registry=made
         )

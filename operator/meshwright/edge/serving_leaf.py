@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshwright.edge.clock import utc_now
+from meshwright.edge.handshakes import Handshakes
 from meshwright.edge.identity_metrics import IdentityMetrics
 from meshwright.edge.issuer import NoIssuer, Signer
 
@@ -27,14 +28,23 @@ RENEW_RATIO = 2 / 3
 class ServingLeaf:
     """A server's certificate that `look` keeps fresh. ``context`` is for asyncio, `credentials` for gRPC.
 
-    ``is_there``: there is one; before that nobody can be served.
+    ``is_there``: there is one; before that nobody can be served. ``handshakes``: those that gRPC has begun with it; the
+    server of the proxies must tell it of their streams.
     """
 
-    def __init__(self, signer: Signer, *, metrics: IdentityMetrics, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        metrics: IdentityMetrics,
+        clock: Callable[[], datetime] = utc_now,
+        handshakes: Handshakes | None = None,
+    ) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.context.num_tickets = 0  # each client comes once
         self.context.set_alpn_protocols(["http/1.1"])
+        self.handshakes = handshakes or Handshakes(metrics.handshake_refusals)
         self._signer = signer
         self._metrics = metrics
         self._clock = clock
@@ -95,6 +105,7 @@ class ServingLeaf:
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         self._metrics.handshakes.inc()
+        self.handshakes.begin()
         offered = self._offered
         if offered is self._taken:
             return None  # nothing new: making the TLS context anew costs more than the handshake

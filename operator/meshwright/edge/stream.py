@@ -5,12 +5,14 @@ Source: Envoy ``docs/root/api-docs/xds_protocol.rst``, ``api/envoy/service/disco
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
-from meshwright.edge.hub import Hub
+from meshwright.edge.hub import Entry, Hub
 from meshwright.edge.protobuf import TypeUrl, join_response
 from meshwright.model.proxy import Proxy
 from meshwright.parse.shape import quote
@@ -22,6 +24,10 @@ WILD = frozenset({TypeUrl.LISTENER, TypeUrl.SCOPE})
 
 MAX_NAMES, MAX_NAME_LENGTH, MAX_UNANSWERED = 50_000, 1024, 4_000
 """What one stream may cost: resources asked for of a kind, and responses that wait for an answer."""
+
+SLICE_SECONDS = 0.02
+"""About how long a stream may work on its responses before others have a turn."""
+_FEW = 32
 
 _MAX_REASON_LENGTH = 1000
 _KINDS: Mapping[str, TypeUrl] = {kind.value: kind for kind in TypeUrl}
@@ -48,20 +54,35 @@ class _Sent:
     versions: Mapping[str, str]
 
 
+_Due = OrderedDict[str, bool]
+"""Names to look at; the value says whether to send what the proxy has already."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A response that is being made: what to send, by name, and what to remove."""
+
+    found: dict[str, Entry] = field(default_factory=dict)
+    removed: dict[str, None] = field(default_factory=dict)
+
+
 class Stream:
     """One proxy's side of the protocol: requests in, responses out. It does not wait and knows no network.
 
-    ``wake`` is set when there is something to send, or the stream is to end.
+    ``wake`` is set when there is something to send, or the stream is to end. ``clock``: seconds.
     """
 
-    def __init__(self, hub: Hub, proxy: Proxy) -> None:
+    def __init__(self, hub: Hub, proxy: Proxy, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.proxy = proxy
         self.wake = asyncio.Event()
         self.is_ending = False
         self._hub = hub
         self._subscriptions: dict[TypeUrl, _Subscription] = {}
-        self._due: dict[TypeUrl, dict[str, bool]] = {}
-        self._apart: list[tuple[TypeUrl, tuple[str, ...]]] = []
+        self._clock = clock
+        self._due: dict[TypeUrl, _Due] = {}
+        self._apart: deque[tuple[TypeUrl, _Due]] = deque()
+        self._drafts: dict[TypeUrl, _Draft] = {}
+        self._awaited: set[str] = set()  # endpoints of clusters that were sent before any were asked for
         self._unanswered: dict[str, _Sent] = {}
         self._nonce = 0
 
@@ -75,6 +96,9 @@ class Stream:
             return
         if len(request.initial_resource_versions) > MAX_NAMES:
             self._give_up(f"it says that it has more than {MAX_NAMES} {kind.word}s")
+            return
+        if len(request.resource_names_subscribe) > MAX_NAMES:
+            self._give_up(f"it asks for more than {MAX_NAMES} {kind.word}s")
             return
         subscription = self._subscriptions.get(kind)
         is_first = subscription is None
@@ -93,26 +117,59 @@ class Stream:
                 self._subscribe_all(kind, subscription)
             else:
                 self._subscribe(kind, subscription, name, is_first=is_first)
+        if is_first and kind is TypeUrl.ENDPOINTS:
+            self._awaited.clear()
         if len(subscription.names) > MAX_NAMES or any(len(name) > MAX_NAME_LENGTH for name in names):
             self._give_up(f"it asks for more than {MAX_NAMES} {kind.word}s, or for a name that is too long")
 
     def touched(self, kind: TypeUrl, names: Iterable[str]) -> None:
         """Look at resources again before the next response."""
-        due = self._due.setdefault(kind, {})
+        due = self._due.setdefault(kind, OrderedDict())
         for name in names:
             due.setdefault(name, False)
         self.wake.set()
 
+    @property
+    def is_behind(self) -> bool:
+        """Return whether there is more to look at than a few names, or something that was refused."""
+        return bool(self._apart) or sum(map(len, self._due.values())) > _FEW
+
     def responses(self) -> list[bytes]:
-        """Return what is to be sent now, in this order: what is named before what names it."""
-        due, self._due = self._due, {}
-        apart, self._apart = self._apart, []
+        """Return what is to be sent next, in this order: what is named before what names it.
+
+        It ends with the resource after which ``SLICE_SECONDS`` are over; ``wake`` is set then. What names something
+        waits until all that may be named is sent. Clusters are followed by the endpoints that they wait for. Of what a
+        proxy gets all of, it gets all at once: half of the scopes would cut off the other half.
+        """
         found: list[bytes] = []
-        for kind, names in apart:
-            found += self._respond(kind, dict.fromkeys(names, True), due)
+        ends = self._clock() + SLICE_SECONDS
+        while self._apart and self._clock() < ends:
+            kind, due = self._apart[0]
+            draft = _Draft()
+            self._look(kind, due, draft, ends)
+            found += self._send(kind, draft)
+            if not due:
+                self._apart.popleft()
+        is_behind = bool(self._apart)
         for kind in TypeUrl:
-            if kind in due:
-                found += self._respond(kind, due[kind], due)
+            if is_behind and kind is not TypeUrl.ENDPOINTS:
+                break
+            if (next_due := self._due.get(kind)) is None:
+                continue
+            draft = self._drafts.setdefault(kind, _Draft())
+            if is_behind:
+                self._look(kind, next_due, draft, self._clock() + SLICE_SECONDS, is_asked_only=True)
+            else:
+                self._look(kind, next_due, draft, ends)
+            if not next_due:
+                del self._due[kind]
+            if not (next_due and kind in WILD):
+                found += self._send(kind, self._drafts.pop(kind))
+            if is_behind or (next_due and kind is not TypeUrl.CLUSTER):
+                break
+            is_behind = bool(next_due)
+        if self._due or self._apart:
+            self.wake.set()
         return found
 
     def end(self) -> None:
@@ -133,15 +190,25 @@ class Stream:
             if subscription.is_wild:
                 self._hub.unsubscribe(self, kind, None)
         self._subscriptions.clear()
+        self._drafts.clear()
 
     def _subscribe(self, kind: TypeUrl, subscription: _Subscription, name: str, *, is_first: bool) -> None:
         """A name asked for is always answered, but for one that a returning proxy says it has already."""
         if name not in subscription.names:
             subscription.names.add(name)
             self._hub.subscribe(self, kind, name)
-        is_kept = is_first and name in subscription.known
-        self._due.setdefault(kind, {})[name] = not is_kept
+        if is_first and name in subscription.known and not (kind is TypeUrl.ENDPOINTS and name in self._awaited):
+            self.touched(kind, (name,))
+        else:
+            self._ask(kind, name)
         self.wake.set()
+
+    def _ask(self, kind: TypeUrl, name: str) -> None:
+        """Have a resource sent even if the proxy has it already. Endpoints that are asked for come before others."""
+        due = self._due.setdefault(kind, OrderedDict())
+        due[name] = True
+        if kind is TypeUrl.ENDPOINTS:
+            due.move_to_end(name, last=False)
 
     def _subscribe_all(self, kind: TypeUrl, subscription: _Subscription) -> None:
         if not subscription.is_wild:
@@ -177,53 +244,73 @@ class Stream:
         log.warning("%s refused %d %s at once: %s", self.proxy.node_id, len(names), sent.kind.word, reason)
         for half in (names[: len(names) // 2], names[len(names) // 2 :]):
             if half:
-                self._apart.append((sent.kind, half))
+                self._apart.append((sent.kind, OrderedDict.fromkeys(half, True)))
         self.wake.set()
 
-    def _has(self, kind: TypeUrl, name: str) -> bool:
-        return kind in self._subscriptions and name in self._subscriptions[kind].known
+    def _look(self, kind: TypeUrl, due: _Due, draft: _Draft, ends: float, *, is_asked_only: bool = False) -> None:
+        """Move names from ``due`` to ``draft``: at least one, and then more until ``ends``; maybe only those asked for,
+        which are the first."""
+        subscription = self._subscriptions.get(kind)
+        if subscription is None:
+            if kind is TypeUrl.ENDPOINTS:
+                self._awaited.update(due)
+            due.clear()
+            return
+        while due:
+            name, is_forced = next(iter(due.items()))
+            if is_asked_only and not is_forced:
+                return
+            del due[name]
+            if subscription.wants(name):
+                self._look_at(kind, subscription, draft, name, is_forced=is_forced)
+            if self._clock() >= ends:
+                return
 
-    def _respond(
-        self, kind: TypeUrl, names: Mapping[str, bool], due: dict[TypeUrl, dict[str, bool]]
-    ) -> Iterable[bytes]:
-        """Return at most one response about ``names`` (value: whether to send what the proxy has already)."""
+    def _look_at(
+        self, kind: TypeUrl, subscription: _Subscription, draft: _Draft, name: str, *, is_forced: bool
+    ) -> None:
+        entry = self._hub.current(kind, name, self.proxy)
+        known = subscription.known.get(name)
+        if entry is not None and entry.version == known and not is_forced:
+            return
+        entry = entry and self._hub.encode(kind, name, entry)
+        if entry is None:
+            if is_forced or known is not None:
+                draft.found.pop(name, None)
+                draft.removed[name] = None
+                subscription.known.pop(name, None)
+            return
+        if (entry.version == known and not is_forced) or entry.wire is None:
+            return
+        draft.removed.pop(name, None)
+        draft.found[name] = entry
+        subscription.known[name] = entry.version
+        if entry.endpoints and (known is not None or self._may_have_endpoints(entry.endpoints)):
+            # A cluster waits for its endpoints, also when Envoy has them for another one and does not ask again.
+            self._ask(TypeUrl.ENDPOINTS, entry.endpoints)
+
+    def _may_have_endpoints(self, name: str) -> bool:
+        """Return whether the proxy has endpoints; one that returns says so only when it first asks for any."""
+        subscription = self._subscriptions.get(TypeUrl.ENDPOINTS)
+        return subscription is None or name in subscription.known
+
+    def _send(self, kind: TypeUrl, draft: _Draft) -> Iterable[bytes]:
+        """Return at most one response: what was drafted, and is still wanted."""
         subscription = self._subscriptions.get(kind)
         if subscription is None:
             return ()
-        versions: dict[str, str] = {}
-        wires: list[bytes] = []
-        removed: list[str] = []
-        for name, is_forced in names.items():
-            if not subscription.wants(name):
-                continue
-            entry = self._hub.current(kind, name, self.proxy)
-            known = subscription.known.get(name)
-            if entry is not None and entry.version == known and not is_forced:
-                continue
-            entry = entry and self._hub.encode(kind, name, entry)
-            if entry is None:
-                if is_forced or known is not None:
-                    removed.append(name)
-                    subscription.known.pop(name, None)
-                continue
-            if (entry.version == known and not is_forced) or entry.wire is None:
-                continue
-            versions[name] = subscription.known[name] = entry.version
-            wires.append(entry.wire)
-            if entry.endpoints and (known is not None or self._has(TypeUrl.ENDPOINTS, entry.endpoints)):
-                # A cluster waits for its endpoints, also when Envoy has them for another one and does not ask again.
-                due.setdefault(TypeUrl.ENDPOINTS, {})[entry.endpoints] = True
-        if not (versions or removed or subscription.owes_answer):
+        found = {name: entry for name, entry in draft.found.items() if subscription.wants(name)}
+        if not (found or draft.removed or subscription.owes_answer):
             return ()
         subscription.owes_answer = False
         self._nonce += 1
         nonce = str(self._nonce)
-        self._unanswered[nonce] = _Sent(kind, versions)
+        self._unanswered[nonce] = _Sent(kind, {name: entry.version for name, entry in found.items()})
         if len(self._unanswered) > MAX_UNANSWERED:
             self._give_up(f"it has not answered {MAX_UNANSWERED} responses")
-        self._hub.metrics.sent.labels(kind.word).inc(len(versions))
-        self._hub.metrics.removed.labels(kind.word).inc(len(removed))
-        return (join_response(kind, nonce, wires, removed),)
+        self._hub.metrics.sent.labels(kind.word).inc(len(found))
+        self._hub.metrics.removed.labels(kind.word).inc(len(draft.removed))
+        return (join_response(kind, nonce, (entry.wire for entry in found.values() if entry.wire), draft.removed),)
 
 
 def _make_line(text: str) -> str:

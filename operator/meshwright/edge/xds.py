@@ -6,15 +6,17 @@ Source: Envoy ``docs/root/api-docs/xds_protocol.rst``, ``api/envoy/service/disco
 import asyncio
 import logging
 import random
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 
 import grpc
 import grpc.aio
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from meshwright.edge.gate import Gate, Guest, OpenGate, Refused
+from meshwright.edge.handshakes import HANDSHAKE_SECONDS, IDLE_SECONDS, Handshakes
 from meshwright.edge.hub import Hub
 from meshwright.edge.stream import Stream
 from meshwright.model.ref import Ref
@@ -41,17 +43,34 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
+    ("grpc.max_connection_idle_ms", int(IDLE_SECONDS * 1000)),
 )
 
 
 class Server:
-    """Serves a hub's resources. ``streams`` are the proxies connected now, ``gate`` says who may be one."""
+    """Serves a hub's resources. ``streams`` are the proxies connected now, ``gate`` says who may be one.
 
-    def __init__(self, hub: Hub, gate: Gate) -> None:
+    A stream that asks for much is answered a slice at a time, and of all such streams one at a time: those that wait
+    for an edit wait for a slice, however many proxies come at once. ``handshakes`` is told of every stream. ``clock``:
+    seconds, to measure slices by.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        gate: Gate,
+        *,
+        handshakes: Handshakes | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.hub = hub
         self.streams: dict[Stream, Guest] = {}
         self.is_draining = False
         self._gate = gate
+        self._handshakes = handshakes
+        self._clock = clock
+        self._turn = asyncio.Lock()  # first come, first served
         self._by_pod: defaultdict[Ref, dict[Stream, None]] = defaultdict(dict)  # the oldest first
 
     async def delta(
@@ -60,6 +79,14 @@ class Server:
         context: "grpc.aio.ServicerContext[DeltaDiscoveryRequest, bytes]",
     ) -> None:
         """Serve one stream until the proxy, a drain, or the end of what lets it in ends it."""
+        with self._handshakes.stream(context.peer()) if self._handshakes is not None else nullcontext():
+            await self._serve(requests, context)
+
+    async def _serve(
+        self,
+        requests: AsyncIterator[DeltaDiscoveryRequest],
+        context: "grpc.aio.ServicerContext[DeltaDiscoveryRequest, bytes]",
+    ) -> None:
         try:
             async with asyncio.timeout(_FIRST_SECONDS):
                 first = await anext(requests, None)
@@ -72,7 +99,7 @@ class Server:
         except Refused as refused:
             log.warning("%s at %s refused: %s: %s", quote(first.node.id), context.peer(), refused.reason, refused)
             await context.abort(refused.code, str(refused))
-        stream = Stream(self.hub, guest.proxy)
+        stream = Stream(self.hub, guest.proxy, clock=self._clock)
         self._make_room(guest)
         self.streams[stream] = guest
         self._by_pod[guest.pod][stream] = None
@@ -86,8 +113,10 @@ class Server:
             while not stream.is_ending:
                 await stream.wake.wait()
                 stream.wake.clear()
-                for response in stream.responses():
+                for response in await self._make_responses(stream):
                     await context.write(response)
+                if stream.wake.is_set():
+                    await asyncio.sleep(0)
         finally:
             reader.cancel()
             stream.leave()
@@ -97,6 +126,18 @@ class Server:
                 del self._by_pod[guest.pod]
             self.hub.metrics.streams.set(len(self.streams))
             log.info("%s disconnected", stream.proxy.node_id)
+
+    async def _make_responses(self, stream: Stream) -> list[bytes]:
+        """Return a stream's next responses, when it is its turn; what an edit touches needs none.
+
+        One that is to end gets no more: its pod may be gone.
+        """
+        if not stream.is_behind:
+            return [] if stream.is_ending else stream.responses()
+        async with self._turn:
+            found = [] if stream.is_ending else stream.responses()
+            await asyncio.sleep(0)  # the next one's turn is after everybody who needs none
+            return found
 
     def _make_room(self, guest: Guest) -> None:
         """End the oldest stream of a pod that has as many as it may; where nobody proves who it is, none."""
@@ -117,6 +158,8 @@ class Server:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self.look()
+            if self._handshakes is not None:
+                self._handshakes.look()
 
     async def drain(self, seconds: float) -> None:
         """End all streams within ``seconds``, one after another: proxies turn to other servers, and not all at once.
@@ -148,20 +191,21 @@ async def serve_hub(
     *,
     gate: Gate | None = None,
     credentials: grpc.ServerCredentials | None = None,
+    handshakes: Handshakes | None = None,
     grace: float = 2.0,
     drain: float = 5.0,
 ) -> AsyncIterator[int]:
     """Serve ``hub`` while the context lasts, and yield the port (another than ``port`` only when that is 0).
 
-    ``credentials`` ``None``: without TLS. ``gate`` ``None``: proxies are who they say they are. At the end nobody new
-    is let in, streams are closed in good order within ``drain`` seconds, and ``grace`` seconds later what is left is
-    cut.
+    ``credentials`` ``None``: without TLS. ``handshakes``: those begun with the credentials, if they are counted.
+    ``gate`` ``None``: proxies are who they say they are. At the end nobody new is let in, streams are closed in good
+    order within ``drain`` seconds, and ``grace`` seconds later what is left is cut.
 
     Raises:
         OSError: the address cannot be bound.
     """
     gate = gate or OpenGate()
-    service = Server(hub, gate)
+    service = Server(hub, gate, handshakes=handshakes)
     server = grpc.aio.server(options=_OPTIONS)
     handler = grpc.stream_stream_rpc_method_handler(
         service.delta, request_deserializer=DeltaDiscoveryRequest.FromString, response_serializer=None
@@ -175,6 +219,8 @@ async def serve_hub(
             bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen at {host}, port {port}") from error
+    if handshakes is not None:
+        handshakes.listen(bound)
     await server.start()
     gate.listen(service.look)
     watching = asyncio.create_task(service.watch())

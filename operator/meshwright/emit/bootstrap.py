@@ -84,7 +84,16 @@ def emit_process(proxy: Proxy, settings: ProxySettings) -> Json:
         },
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {
-            "layers": [{"name": "meshwright", "static_layer": {"re2.max_program_size.error_level": MAX_REGEX_PROGRAM}}]
+            "layers": [
+                {
+                    "name": "meshwright",
+                    "static_layer": {
+                        "re2.max_program_size.error_level": MAX_REGEX_PROGRAM,
+                        # Where bytes go is known once it is known who sends them; as things are, Envoy asks before.
+                        "envoy.reloadable_features.tcp_proxy_delay_route_selection": True,
+                    },
+                }
+            ]
         },
     }
 
@@ -119,6 +128,9 @@ def _delivery_cluster(delivery: str, settings: ProxySettings) -> Json:
         "typed_extension_protocol_options": {
             _HTTP_OPTIONS: typed(
                 _HTTP_OPTIONS,
+                # Delivery ends a stream with the certificate that its connection began with: the next stream needs
+                # a connection of its own, which begins with the next certificate.
+                common_http_protocol_options={"max_requests_per_connection": 1},
                 explicit_http_config={
                     "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
                 },
