@@ -24,13 +24,14 @@ def test_every_kind_has_its_places() -> None:
 def test_every_kind_that_is_compiled_or_written_is_watched() -> None:
     assert {source.kind for source in SOURCES} == {*KINDS, *OUTPUTS}
     assert {Kind.CONFIG_MAP, Kind.ENDPOINT_SLICE} == OUTPUTS
-    assert {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE} == ROUTES
+    assert {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.POLICY_HTTP_ROUTE, Kind.RATE_LIMIT_POLICY} == ROUTES
 
 
 def test_only_kinds_that_may_be_missing_are_custom() -> None:
     custom = {kind for kind, resource in RESOURCES.items() if resource.is_custom}
     routing = {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.REFERENCE_GRANT, Kind.EXTERNAL_WORKLOAD}
-    assert custom == routing | {Kind.ISSUER, Kind.CERTIFICATE}
+    policy = {kind for kind in Kind if kind.group == Kind.SERVER.group}
+    assert custom == routing | policy | {Kind.ISSUER, Kind.CERTIFICATE}
 
 
 def test_secrets_are_read_one_by_one_in_the_control_planes_namespace() -> None:

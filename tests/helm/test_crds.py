@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from meshwright.edge.resources import RESOURCES
+from meshwright.model.policy import AccessPolicy, ProxyProtocol
 from meshwright.model.ref import Kind
-from meshwright.parse.kinds import KINDS
+from meshwright.parse.kinds import KINDS, KindRow
 from tests.helm.conftest import CHARTS, Helm, Json
 
 DEFINITIONS = CHARTS.parent / "crds"
@@ -24,14 +25,25 @@ def test_the_chart_holds_the_definitions_byte_for_byte() -> None:
 
 
 def test_a_definition_outlives_the_chart_unless_told_otherwise(helm: Helm) -> None:
-    plain = yaml.safe_load(WORKLOADS.read_text())
-    kept = {**plain, "metadata": {**plain["metadata"], "annotations": {"helm.sh/resource-policy": "keep"}}}
-    assert helm.render(chart="meshwright-crds") == (kept,)
-    assert helm.render("keep=false", chart="meshwright-crds") == (plain,)
+    plain = [yaml.safe_load(file.read_text()) for file in sorted(DEFINITIONS.glob("*.yaml"))]
+    keep = {"annotations": {"helm.sh/resource-policy": "keep"}}
+    kept = [{**raw, "metadata": {**raw["metadata"], **keep}} for raw in plain]
+    assert sorted(helm.render(chart="meshwright-crds"), key=name_of) == kept
+    assert sorted(helm.render("keep=false", chart="meshwright-crds"), key=name_of) == plain
 
 
-def test_a_cluster_that_has_the_definition_can_do_without(helm: Helm) -> None:
-    assert helm.render("externalWorkload=false", chart="meshwright-crds") == ()
+def name_of(raw: Json) -> str:
+    name: str = raw["metadata"]["name"]
+    return name
+
+
+def test_a_cluster_that_has_the_definitions_can_do_without(helm: Helm) -> None:
+    def groups(*sets: str) -> set[str]:
+        return {raw["spec"]["group"] for raw in helm.render(*sets, chart="meshwright-crds")}
+
+    assert groups("externalWorkload=false") == {"policy.linkerd.io"}
+    assert groups("policy=false") == {"workload.linkerd.io"}
+    assert groups("policy=false", "externalWorkload=false") == set()
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +117,71 @@ def test_every_field_is_described(workloads: Json) -> None:
         found = [part for part in parts(version["schema"]["openAPIV3Schema"]) if "description" not in part]
         assert all(part["type"] == "object" for part in found)
         assert len(found) == 3, "only the elements of the three lists go without"
+
+
+POLICY = [row for row in KINDS.values() if row.kind.group == "policy.linkerd.io"]
+NAMES = {
+    Kind.SERVER: ["srv"],
+    Kind.SERVER_AUTHORIZATION: ["saz", "serverauthz", "srvauthz"],
+    Kind.AUTHORIZATION_POLICY: ["authzpolicy"],
+    Kind.MESH_TLS_AUTHENTICATION: ["meshtlsauthn"],
+    Kind.NETWORK_AUTHENTICATION: ["netauthn", "networkauthn"],
+}
+COLUMNS = {
+    Kind.SERVER: ["Port", "Protocol", "Access Policy", "Age"],
+    Kind.SERVER_AUTHORIZATION: ["Server", "Age"],
+    Kind.AUTHORIZATION_POLICY: ["Target Kind", "Target", "Age"],
+    Kind.POLICY_HTTP_ROUTE: ["Hostnames", "Age"],
+    Kind.RATE_LIMIT_POLICY: ["Target_kind", "Target_name", "Total_RPS", "Identity_RPS", "Age"],
+}
+
+
+def read_policy(row: KindRow) -> Json:
+    raw: Json = yaml.safe_load((DEFINITIONS / f"{row.plural}.policy.linkerd.io.yaml").read_text())
+    return raw
+
+
+@pytest.mark.parametrize("row", POLICY, ids=lambda row: row.plural)
+def test_each_kind_of_policy_is_served_in_the_versions_that_we_read_and_stored_in_the_first(row: KindRow) -> None:
+    raw = read_policy(row)
+    spec = raw["spec"]
+    assert (raw["metadata"]["name"], spec["scope"]) == (f"{row.plural}.{row.kind.group}", "Namespaced")
+    assert (spec["names"]["kind"], spec["names"].get("shortNames", [])) == (row.kind.word, NAMES.get(row.kind, []))
+    assert [(version["name"], version["served"], version["storage"]) for version in spec["versions"]] == [
+        (name, True, name == row.versions[0]) for name in row.versions
+    ]
+    assert {"status" in version.get("subresources", {}) for version in spec["versions"]} == {row.has_status}
+    columns = [column["name"] for column in spec["versions"][0]["additionalPrinterColumns"]]
+    assert columns == COLUMNS.get(row.kind, ["Age"])
+
+
+def properties(schema: Json) -> Iterator[tuple[str, Json]]:
+    """Return every property in a schema, by name."""
+    for part in parts(schema):
+        yield from part.get("properties", {}).items()
+
+
+@pytest.mark.parametrize("row", POLICY, ids=lambda row: row.plural)
+def test_every_field_of_policy_is_described_and_every_rule_says_what_to_write(row: KindRow) -> None:
+    for version in read_policy(row)["spec"]["versions"]:
+        schema = version["schema"]["openAPIV3Schema"]
+        bare = [
+            name for name, field in properties(schema) if "description" not in field and name not in ("spec", "status")
+        ]
+        assert bare == []
+        for part in parts(schema):
+            for rule in part.get("x-kubernetes-validations", ()):
+                assert rule.keys() == {"rule", "message"}
+
+
+def test_schemas_take_the_words_that_parsing_takes() -> None:
+    (row,) = (row for row in POLICY if row.kind is Kind.SERVER)
+    found = {
+        version["name"]: dict(properties(version["schema"]["openAPIV3Schema"]))
+        for version in read_policy(row)["spec"]["versions"]
+    }
+    for fields in found.values():
+        assert fields["proxyProtocol"]["enum"] == list(ProxyProtocol)
+    assert found["v1beta3"]["accessPolicy"]["enum"] == list(AccessPolicy)
+    assert {name for name, fields in found.items() if "accessPolicy" in fields} == {"v1beta3"}
+    assert {name for name, fields in found.items() if "externalWorkloadSelector" in fields} == {"v1beta3", "v1beta2"}

@@ -2,7 +2,13 @@
 
 import pytest
 
-from meshwright.parse.duration import MAX_MILLIS, format_millis, parse_gateway_duration, parse_millis
+from meshwright.parse.duration import (
+    MAX_MILLIS,
+    format_millis,
+    parse_gateway_duration,
+    parse_go_duration,
+    parse_millis,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +124,52 @@ def test_gateway_durations_are_up_to_four_parts(text: str, expected: int) -> Non
 def test_other_gateway_durations_are_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match=r"^one to four whole numbers"):
         parse_gateway_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("0s", 0),
+        ("10s", 10_000),
+        ("+10s", 10_000),
+        ("1.5s", 1500),
+        (".5s", 500),
+        ("1.s", 1000),
+        ("1h30m", 5_400_000),
+        ("1m1m", 120_000),
+        ("1ns", 1),
+        ("1500us", 2),
+        ("1\u00b5s", 1),
+        ("1\u03bcs", 1),
+        ("2400000h", MAX_MILLIS),
+    ],
+)
+def test_go_durations_are_numbers_with_units_and_never_rounded_to_none(text: str, expected: int) -> None:
+    assert parse_go_duration(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "-1s",
+        "1d",
+        "s",
+        ".s",
+        "1 s",
+        " 1s",
+        "1s ",
+        "1e3s",
+        "1s-1s",
+        "\u0661s",
+        "1s\n",
+        "2400001h",
+        "1" * 99 + "s",
+    ],
+)
+def test_other_go_durations_are_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as|or 0 for none"):
+        parse_go_duration(text)

@@ -6,6 +6,7 @@ import pytest
 
 from meshwright.model.injection import Amounts, Injection, Mode
 from meshwright.model.pod import PortRanges
+from meshwright.model.policy import AccessPolicy
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.units import Millis, Port
 from meshwright.parse.injection import INJECT, LINKERD, OWN, PREFIXES, SETTINGS, check_defaults, parse_injection
@@ -22,6 +23,8 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
     "skip-outbound-ports": ("1-3", {"skip_outbound": ports((1, 3))}),
     "skip-subnets": ("10.1.2.3/16, fd00::/8", {"skip_subnets": ("10.1.0.0/16", "fd00::/8")}),
     "opaque-ports": ("5432", {}),
+    "default-inbound-policy": ("cluster-authenticated", {}),
+    "proxy-require-identity-inbound-ports": ("db,9000", {}),
     "proxy-cpu-request": ("1100m", {"amounts": Amounts(requests=(("cpu", "1100m"),)), "cores": 2}),
     "proxy-cpu-limit": ("3", {"amounts": Amounts(limits=(("cpu", "3"),)), "cores": 3}),
     "proxy-memory-request": ("8Mi", {"amounts": Amounts(requests=(("memory", "8Mi"),))}),
@@ -45,6 +48,8 @@ WRONG: dict[str, str] = {
     "skip-outbound-ports": "9-1",
     "skip-subnets": "10.0.0.0/33",
     "opaque-ports": "65536",
+    "default-inbound-policy": "Deny",
+    "proxy-require-identity-inbound-ports": "65536",
     "proxy-log-level": "linkerd=loud",
     "proxy-log-format": "json",
     "proxy-image": "a b",
@@ -119,6 +124,32 @@ def test_who_reads_the_pod_alone_reads_what_was_decided(
     found = parse_injection(pod(**full(own)), full(above), {"access-log": default})
     assert found.access_log == style
     assert parse_pod(pod(**full(own), **dict(found.carried))).access_log == style
+
+
+POLICY = "config.linkerd.io/default-inbound-policy"
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "follows", "carried", "access"),
+    [
+        ({}, {POLICY: "deny"}, False, ((POLICY, "deny"),), AccessPolicy.DENY),
+        ({}, {POLICY: "deny"}, True, (), None),
+        ({POLICY: "audit"}, {POLICY: "deny"}, False, (), AccessPolicy.AUDIT),
+        ({POLICY: "audit"}, {POLICY: "deny"}, True, (), AccessPolicy.AUDIT),
+        ({OWN + "default-inbound-policy": "audit"}, {}, True, ((POLICY, "audit"),), AccessPolicy.AUDIT),
+        ({}, {POLICY: " deny"}, False, (), None),
+    ],
+)
+def test_a_namespaces_inbound_policy_is_written_on_pods_unless_it_is_followed(
+    own: dict[str, str],
+    above: dict[str, str],
+    follows: bool,
+    carried: tuple[tuple[str, str], ...],
+    access: AccessPolicy | None,
+) -> None:
+    found = parse_injection(pod(**own), above, {}, follows_namespace=follows)
+    assert found.carried == carried
+    assert parse_pod(pod(**own, **dict(found.carried))).access is access
 
 
 def test_ours_wins_and_the_pod_goes_before_its_namespace() -> None:

@@ -17,9 +17,21 @@ SERVED = [
 ]
 
 
+POLICY = "policy.linkerd.io"
+SERVER: Raw = {"group": POLICY, "kind": "Server", "name": "web"}
+MINIMAL: dict[Kind, Raw] = {
+    Kind.SERVER: {"podSelector": {}, "port": 80},
+    Kind.SERVER_AUTHORIZATION: {"server": {"name": "web"}, "client": {"unauthenticated": True}},
+    Kind.AUTHORIZATION_POLICY: {"targetRef": SERVER, "requiredAuthenticationRefs": []},
+    Kind.MESH_TLS_AUTHENTICATION: {"identities": ["*"]},
+    Kind.NETWORK_AUTHENTICATION: {"networks": [{"cidr": "0.0.0.0/0"}]},
+    Kind.RATE_LIMIT_POLICY: {"targetRef": SERVER},
+}
+
+
 def make_minimal(row: KindRow, version: str) -> Raw:
     group = row.kind.group
-    raw = make(f"{group}/{version}" if group else version, row.kind.word, {})
+    raw = make(f"{group}/{version}" if group else version, row.kind.word, MINIMAL.get(row.kind, {}))
     if row.kind is Kind.EXTERNAL_WORKLOAD:
         tls = "meshTls" if version == "v1alpha1" else "meshTLS"
         raw["spec"] = {tls: {"identity": "a", "serverName": "b"}}
@@ -74,7 +86,7 @@ def test_versions_are_written_as_in_manifests() -> None:
         {"apiVersion": f"{GATEWAY}/v1", "kind": "Service"},
         {"apiVersion": f"{GATEWAY}/v1", "kind": "Gateway"},
         {"apiVersion": f"{GATEWAY}/x/v1", "kind": "HTTPRoute"},
-        {"apiVersion": "policy.linkerd.io/v1beta3", "kind": "HTTPRoute"},
+        {"apiVersion": "policy.linkerd.io/v1alpha1", "kind": "EgressNetwork"},
     ],
 )
 def test_what_is_of_no_kind_in_the_table_is_none(raw: Any) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.injection import Mode
 from meshwright.model.pod import AccessLog, Pod, PortRanges
+from meshwright.model.policy import AccessPolicy
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
 from meshwright.parse.injection import parse_injection
@@ -84,6 +85,8 @@ def test_what_matters_is_read() -> None:
         is_ingress=False,
         skipped_inbound=PortRanges(((Port(9000), Port(9000)), (Port(9100), Port(9100)))),
         opaque=PortRanges(((Port(3306), Port(3306)), (Port(5432), Port(5432)))),
+        labels=(("app", "web"),),
+        ports=(("db", Port(5432)), ("metrics", Port(9100))),
     )
 
 
@@ -220,18 +223,131 @@ def test_little_is_kept_and_it_is_enough() -> None:
         "uid": "uid-1",
         "resourceVersion": "7",
         "annotations": {key: value for key, value in RAW["metadata"]["annotations"].items() if key != "other"},
+        "labels": {"app": "web"},
     }
     assert trim_pod(trimmed) == trimmed
     assert "image" not in str(trimmed)
     assert "conditions" not in str(trimmed)
 
 
+def test_ports_by_name_are_those_of_tcp_in_all_containers_and_a_name_may_mean_several() -> None:
+    raw = with_(
+        "spec",
+        {
+            "initContainers": [{"name": "first", "ports": [{"name": "http", "containerPort": 9090}]}],
+            "containers": [
+                {
+                    "name": "app",
+                    "ports": [
+                        {"name": "http", "containerPort": 8080, "protocol": "TCP"},
+                        {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+                        {"name": "zero", "containerPort": 0},
+                        {"containerPort": 81},
+                    ],
+                },
+                {"name": "other", "ports": [{"name": "http", "containerPort": 8080}]},
+            ],
+        },
+    )
+    assert parse_pod(raw).ports == (("http", Port(8080)), ("http", Port(9090)))
+    assert parse_pod(trim_pod(raw)) == parse_pod(raw)
+
+
+@pytest.mark.parametrize(
+    ("probe", "probes"),
+    [
+        ({"httpGet": {"port": 8080, "path": "/ready"}}, ((8080, "/ready"),)),
+        ({"httpGet": {"port": 8080}}, ((8080, "/"),)),
+        ({"httpGet": {"port": 8080, "path": ""}}, ((8080, "/"),)),
+        ({"httpGet": {"port": 8080, "path": "ready?deep=1"}}, ((8080, "/ready"),)),
+        ({"httpGet": {"port": 8080, "path": "?deep=1", "scheme": "HTTP"}}, ((8080, "/"),)),
+        ({"httpGet": {"port": "http", "path": "/live"}}, ((80, "/live"),)),
+        ({"httpGet": {"port": "8080", "path": "/live"}}, ((8080, "/live"),)),
+        ({"httpGet": {"port": "elsewhere", "path": "/live"}}, ()),
+        ({"httpGet": {"port": "dns", "path": "/live"}}, ()),
+        ({"httpGet": {"port": 8080, "scheme": "HTTPS"}}, ()),
+        ({"httpGet": {"port": 0}}, ()),
+        ({"httpGet": {"port": True}}, ()),
+        ({"httpGet": {"path": "/"}}, ()),
+        ({"tcpSocket": {"port": 8080}}, ()),
+        ({"grpc": {"port": 8080}}, ()),
+    ],
+)
+@pytest.mark.parametrize("kind", ["livenessProbe", "readinessProbe", "startupProbe"])
+@pytest.mark.parametrize("part", ["containers", "initContainers"])
+def test_probes_are_those_of_plain_http(
+    probe: dict[str, Any], probes: tuple[tuple[Port, str], ...], kind: str, part: str
+) -> None:
+    ports = [
+        {"name": "http", "containerPort": 80},
+        {"name": "http", "containerPort": 81},
+        {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+    ]
+    others = {"name": "other", "ports": [{"name": "elsewhere", "containerPort": 82}]}
+    raw = with_("spec", {part: [{"name": "app", "ports": ports, kind: probe}, others]})
+    assert parse_pod(raw).probes == probes
+    assert parse_pod(trim_pod(raw)) == parse_pod(raw)
+
+
+def test_the_proxys_own_probes_are_none_of_the_applications() -> None:
+    proxy = {"name": "meshwright-proxy", "livenessProbe": {"httpGet": {"port": 4191, "path": "/live"}}}
+    assert parse_pod(with_("spec", {"initContainers": [proxy]})).probes == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "linkerds", "access"),
+    [
+        (None, None, None),
+        *((None, policy.value, policy) for policy in AccessPolicy),
+        ("deny", "audit", AccessPolicy.DENY),
+        ("Deny", "audit", AccessPolicy.AUDIT),
+        (None, "Deny", None),
+        (None, " deny", None),
+        (None, "", None),
+        (["deny"], None, None),
+    ],
+)
+def test_an_access_policy_is_the_first_one_that_there_is(
+    own: object, linkerds: object, access: AccessPolicy | None
+) -> None:
+    key = "default-inbound-policy"
+    said = {f"config.meshwright.dev/{key}": own, f"config.linkerd.io/{key}": linkerds}
+    raw = with_("metadata/annotations", {key: value for key, value in said.items() if value is not None})
+    assert parse_pod(raw).access is access
+    assert parse_pod(trim_pod(raw)) == parse_pod(raw)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "ports"),
+    [
+        ({}, ""),
+        ({"config.linkerd.io/proxy-require-identity-inbound-ports": "80,8000-8010,db"}, "80,5432,8000-8010"),
+        ({"config.linkerd.io/proxy-require-identity-inbound-ports": "80,nope,-1"}, "80"),
+        (
+            {
+                "config.linkerd.io/proxy-require-identity-inbound-ports": "80",
+                "config.meshwright.dev/proxy-require-identity-inbound-ports": "81",
+            },
+            "81",
+        ),
+    ],
+)
+def test_ports_may_ask_for_an_identity(annotations: dict[str, str], ports: str) -> None:
+    raw = with_("metadata/annotations", annotations)
+    assert str(parse_pod(raw).asks_identity) == ports
+    assert parse_pod(trim_pod(raw)) == parse_pod(raw)
+
+
+JUNK_KEYS = (
+    *("name", "metadata", "spec", "status", "containers", "ports", "args", "podIPs", "ip", "x", "labels"),
+    *("livenessProbe", "httpGet", "port", "path", "scheme", "containerPort", "protocol"),
+)
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 70000) | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["name", "metadata", "spec", "status", "containers", "ports", "args", "podIPs", "ip", "x"]),
+            st.sampled_from(JUNK_KEYS),
             inner,
             max_size=4,
         )

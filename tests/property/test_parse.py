@@ -17,6 +17,7 @@ from meshwright.parse.annotations import ANNOTATIONS
 from meshwright.parse.duration import MAX_MILLIS, format_millis, parse_gateway_duration, parse_millis
 from meshwright.parse.kinds import KINDS, parse_object, ref_of
 from tests.parse.made import GATEWAY, Raw, find_problems, make
+from tests.parse.policy_rows import ROWS as POLICY_ROWS
 
 RICH: tuple[Raw, ...] = (
     make(
@@ -136,8 +137,9 @@ RICH: tuple[Raw, ...] = (
         ),
         "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     },
+    *(row.raw for row in POLICY_ROWS if not row.faults and row.kind != "HTTPRoute"),
 )
-MAPS = frozenset(("labels", "annotations", "selector"))
+MAPS = frozenset(("labels", "annotations", "selector", "matchLabels"))
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 LEAVES = st.one_of(
     st.none(),

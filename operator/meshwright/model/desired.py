@@ -44,10 +44,23 @@ class ParentStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteStatus:
-    """Our entries, one for each Service parentRef, in the order of spec, judged at ``generation``."""
+    """Our entries, one for each parentRef on a Service or Server, in the order of spec, judged at ``generation``."""
 
     generation: int
     parents: tuple[ParentStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitStatus:
+    """Our part of a rate limit policy's status. ``server``: what it targets, ``None`` when that cannot be read."""
+
+    generation: int
+    server: str | None
+    accepted: Condition
+
+
+Status = RouteStatus | LimitStatus
+"""What is to be said of an object in its status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +68,14 @@ class Desired:
     """What should be; a part of it when it answers a change: then ``None`` as a value means gone.
 
     ``units``: ConfigMap manifests (apiVersion to data, canonical: sorted keys, hash annotation set).
-    ``statuses``: ours, per route; ``None`` when the route is gone.
+    ``statuses``: ours, per route and rate limit policy; ``None`` when the object is gone.
     ``slices``: all EndpointSlice manifests wanted for a Service, by slice name; ``{}`` when it needs none.
     ``problems``: everything wrong with an object, sorted; ``()`` once it is clean.
     ``kept``: units that would be too large to store, and so are not in ``units``: what is stored stays as it is.
     """
 
     units: Mapping[UnitName, Json | None] = field(default_factory=dict)
-    statuses: Mapping[Ref, RouteStatus | None] = field(default_factory=dict)
+    statuses: Mapping[Ref, Status | None] = field(default_factory=dict)
     slices: Mapping[ServiceName, Mapping[str, Json]] = field(default_factory=dict)
     problems: Mapping[Ref, tuple[Problem, ...]] = field(default_factory=dict)
     kept: frozenset[UnitName] = frozenset()

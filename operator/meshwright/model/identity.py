@@ -56,6 +56,14 @@ class TrustDomain:
         """Return who delivery is."""
         return ServiceAccount(self.control_plane, "meshwright-xds")
 
+    def read_dns(self, text: str) -> ServiceAccount | None:
+        """Return whose identity the DNS form ``text`` is, ``None`` when it is no workload's of this mesh. A name of a
+        ServiceAccount may have dots, a namespace's has none. Never raises."""
+        name, _, namespace = text.removesuffix(f".{self.suffix}").rpartition(".")
+        if not text.endswith(f".{self.suffix}") or not name or not namespace:
+            return None
+        return ServiceAccount(Namespace(namespace), name)
+
     def read_uri(self, text: str) -> ServiceAccount | None:
         """Return whose identity ``text`` is, ``None`` when it is no workload's of this trust domain. Never raises."""
         if not text.startswith(self.uri_prefix):

@@ -107,7 +107,8 @@ class InjectionSettings:
     ``version`` is what the pod is marked with. ``defaults``: texts by an annotation's name without its prefix
     (``proxy-cpu-request``), for pods where neither they nor their namespace say otherwise. ``excluded``: namespaces
     where no pod gets a proxy. ``redirect_mode``: ``auto``, ``nft`` or ``legacy``. ``concurrency``: threads of a proxy
-    whose CPU nobody limits.
+    whose CPU nobody limits. ``follows_namespace``: the default inbound policy of pods that do not say is their
+    namespace's as it is now, and so is not written on them.
     """
 
     trust: TrustDomain
@@ -119,6 +120,7 @@ class InjectionSettings:
     excluded: tuple[Namespace, ...] = (Namespace("kube-system"), Namespace("kube-public"), Namespace("kube-node-lease"))
     redirect_mode: str = "auto"
     concurrency: int = 1
+    follows_namespace: bool = False
     inbound_port: int = 4143
     outbound_port: int = 4140
     admin_port: int = 4191

@@ -78,7 +78,8 @@ class GroupPolicy:
 class Verdict:
     """What became of one parentRef of one route.
 
-    ``index``: the place of ``parent`` among the route's parents. ``ports``: where the route is attached, sorted.
+    ``index``: the place of ``parent`` among the route's parents. ``ports``: where the route is attached, sorted;
+    ``is_attached`` says that of a Server, which has one port.
     ``refusals``: why nothing of the route is in force, of one reason; a route whose every rule is bad keeps its ports
     and refuses the requests. ``dropped``: the problems of rules that are refused while others serve. ``unresolved``:
     the problems of backends. Notes are sentences for the reader of a condition that is True. ``too_large``: the route
@@ -88,6 +89,7 @@ class Verdict:
     index: int
     parent: ParentRef
     ports: tuple[Port, ...] = ()
+    is_attached: bool = False
     refusals: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     dropped: tuple[Problem, ...] = ()

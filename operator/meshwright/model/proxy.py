@@ -43,7 +43,8 @@ class ProxySettings:
     ``identity_folder``: where in the proxy's container its key, its certificate and what Envoy must know of them are
     kept; ``secrets_folder``: where the kubelet puts its token and the trust anchors.
     ``detect_ms``: how long other ports wait for them. ``first_use_ms``: how long a request to a destination that this
-    proxy has not used before waits for delivery, then it gets 504.
+    proxy has not used before waits for delivery, then it gets 504. ``policy_lines_per_second``: how many lines a proxy
+    writes of callers that nobody has allowed; what is more is counted only.
     """
 
     service_ranges: tuple[str, ...] = DEFAULT_SERVICE_RANGES
@@ -55,6 +56,7 @@ class ProxySettings:
     detect_ms: Millis = Millis(500)
     first_use_ms: Millis = Millis(5000)
     connect_timeout_ms: Millis = Millis(1000)
+    policy_lines_per_second: int = 100
     trust: TrustDomain | None = None
     identity_folder: str = "/var/run/meshwright/identity"
     secrets_folder: str = "/var/run/secrets/meshwright.dev"

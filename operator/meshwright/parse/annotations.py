@@ -113,25 +113,53 @@ Source: https://linkerd.io/2-edge/features/protocol-detection/; linkerd2 ``pkg/k
 ProxyOpaquePortsAnnotation.
 """
 
+OWN_OPAQUE_PORTS = "config.meshwright.dev/opaque-ports"
+"""The same under our own prefix, which counts where both are there."""
+
+ASKS_IDENTITY = (
+    "config.meshwright.dev/proxy-require-identity-inbound-ports",
+    "config.linkerd.io/proxy-require-identity-inbound-ports",
+)
+"""The ports where callers must have an identity whatever the default policy says; of two the first counts.
+
+Source: linkerd2 ``pkg/k8s/labels.go`` ProxyRequireIdentityOnInboundPortsAnnotation.
+"""
+
 _NO_NAMES: Mapping[str, Port] = {}
 _NOTHING = Traffic()
 
 
 def read_opaque_ports(raw: object, problems: list[Problem], names: Mapping[str, Port] = _NO_NAMES) -> PortRanges | None:
-    """Return the ports that the annotations ``raw`` of a Service or a namespace declare opaque. Never raises.
+    """Return the ports that the annotations ``raw`` of a Service, a namespace or an ExternalWorkload declare opaque.
+    Never raises.
 
-    ``None`` when nothing is declared; nothing listed means that no port is. ``names``: the Service's own, by which
+    ``None`` when nothing is declared; nothing listed means that no port is. ``names``: the object's own, by which
     ports may be listed, too. An element that is wrong is left out, with a Problem; the others count.
     """
-    text = raw.get(OPAQUE_PORTS) if isinstance(raw, dict) else None
+    return _read_ports(raw, (OWN_OPAQUE_PORTS, OPAQUE_PORTS), problems, names)
+
+
+def read_asks_identity(raw: object, problems: list[Problem], names: Mapping[str, Port] = _NO_NAMES) -> PortRanges:
+    """Return the ports where the annotations ``raw`` ask callers for an identity, as ``read_opaque_ports`` does."""
+    return _read_ports(raw, ASKS_IDENTITY, problems, names) or PortRanges()
+
+
+def _read_ports(
+    raw: object,
+    keys: tuple[str, str],
+    problems: list[Problem],
+    names: Mapping[str, Port],
+) -> PortRanges | None:
+    said = ((key, raw[key]) for key in keys if raw.get(key) is not None) if isinstance(raw, dict) else iter(())
+    key, text = next(said, ("", None))
     if text is None:
         return None
-    field = f"{_FIELD}[{OPAQUE_PORTS}]"
+    field = f"{_FIELD}[{key}]"
     if not isinstance(text, str):
         problems.append(Problem(field, _INVALID, f"found {quote(text)}; write a text, in quotes"))
         return None
     for element in find_port_faults(text, names):
-        wanted = "numbers from 1 to 65535, ranges such as 8000-8100 or the Service's port names, with commas"
+        wanted = "numbers from 1 to 65535, ranges such as 8000-8100 or names of its ports, with commas"
         problems.append(Problem(field, _INVALID, f"found {quote(element)}; write {wanted}; it is left out"))
     return parse_port_list(text, names)
 

@@ -1,6 +1,8 @@
-"""Durations: Linkerd's in annotations, the Gateway API's in fields."""
+"""Durations: Linkerd's in annotations, the Gateway API's in fields, Go's in those of Linkerd's own routes."""
 
+import math
 import re
+from fractions import Fraction
 
 from meshwright.model.units import Millis
 
@@ -10,6 +12,19 @@ MAX_MILLIS = Millis(100_000 * 86_400_000)
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _ANNOTATED = re.compile(r"\+?([0-9]+)(ms|s|m|h|d|)", re.ASCII)
 _GATEWAY = re.compile(r"(?:[0-9]{1,5}(?:h|ms|m|s)){1,4}", re.ASCII)
+_GO_UNITS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_GO_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_GO = re.compile(rf"\+?(?:{_GO_PART.pattern})+", re.ASCII)
+_LONGEST_GO = 64
 _GATEWAY_PART = re.compile(r"([0-9]{1,5})(h|ms|m|s)", re.ASCII)
 
 
@@ -54,3 +69,25 @@ def parse_gateway_duration(text: str) -> Millis:
     if not _GATEWAY.fullmatch(text):
         raise ValueError("one to four whole numbers, each with a unit of h, m, s, ms, such as 10s or 1m30s")
     return Millis(sum(int(digits) * _UNITS[unit] for digits, unit in _GATEWAY_PART.findall(text)))
+
+
+def parse_go_duration(text: str) -> Millis:
+    """Return the duration that ``text`` names as Go writes durations: ``"1h30m"``, ``"1.5s"``, ``"0"``.
+
+    Numbers with a unit of h, m, s, ms, us, ns, added up. Part of a millisecond counts as a whole one: it is not none.
+
+    Raises:
+        ValueError: any other text, also a negative duration, or more than ``MAX_MILLIS``. The message says what to
+            write.
+
+    Source: Go ``time.ParseDuration``; linkerd2 ``policy-controller/k8s/api/src/duration.rs``.
+    """
+    if text.removeprefix("+").removeprefix("-") == "0":
+        return Millis(0)
+    if len(text) > _LONGEST_GO or not _GO.fullmatch(text):
+        raise ValueError("numbers, each with a unit of h, m, s, ms, us, ns, such as 10s, 1.5s or 1m30s")
+    nanos = sum(Fraction(number) * _GO_UNITS[unit] for number, unit in _GO_PART.findall(text))
+    millis = math.ceil(nanos / _GO_UNITS["ms"])
+    if millis > MAX_MILLIS:
+        raise ValueError("at most 2400000h, or 0 for none")
+    return Millis(millis)

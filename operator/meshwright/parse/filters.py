@@ -64,6 +64,8 @@ HTTP_BACKEND = Place(
     allowed=(_REQUEST_HEADERS, _RESPONSE_HEADERS, _REWRITE),
     may_change_path=False,
 )
+POLICY_RULE = Place(words="a rule", allowed=(_REQUEST_HEADERS, _RESPONSE_HEADERS, _REDIRECT))
+POLICY_BACKEND = Place(words="a backend", allowed=(_REQUEST_HEADERS, _RESPONSE_HEADERS))
 GRPC_RULE = Place(words="a rule of a GRPCRoute", allowed=(_REQUEST_HEADERS, _RESPONSE_HEADERS))
 GRPC_BACKEND = Place(words="a backend of a GRPCRoute", allowed=(_REQUEST_HEADERS, _RESPONSE_HEADERS))
 

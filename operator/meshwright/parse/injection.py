@@ -16,6 +16,7 @@ from typing import Any
 from meshwright.model.injection import Amounts, Injection, Mode
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.units import Port
+from meshwright.parse.access import WORDS, parse_access_policy
 from meshwright.parse.known import UNSUPPORTED
 from meshwright.parse.ports import find_port_faults, parse_port_list
 from meshwright.parse.quantity import parse_bool, parse_grace, parse_quantity
@@ -43,13 +44,16 @@ class Setting:
     """One row. ``read`` gives the value of a text, given the pod's port names; it puts what it leaves out into the
     list, and raises ValueError with what to write when it leaves out all. ``prefixes``: Linkerd's, the first one
     counts. ``is_carried``: who reads a pod later must find it there. ``is_told``: an installation's default need not
-    be, as a container of the pod has it for an argument."""
+    be, as a container of the pod has it for an argument. ``is_followed``: where the installation has it so, the
+    namespace's word counts as it is now, and then it is not carried. ``is_exact``: blanks around it make it wrong."""
 
     name: str
     read: Callable[[str, Names, Faults], Any]
     prefixes: tuple[str, ...] = (LINKERD,)
     is_carried: bool = False
     is_told: bool = False
+    is_followed: bool = False
+    is_exact: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -104,6 +108,12 @@ def _read_version(text: str, _: Names, __: Faults) -> str:
     return text
 
 
+def _read_access(text: str, _: Names, __: Faults) -> Any:
+    if (access := parse_access_policy(text)) is None:
+        raise ValueError(f"one of {WORDS}")
+    return access
+
+
 def _read_seconds(text: str, _: Names, __: Faults) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 5):
         raise ValueError("a whole number of seconds, at most 99999")
@@ -138,6 +148,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             Setting(name="skip-outbound-ports", read=_read_ports),
             Setting(name="skip-subnets", read=_read_subnets),
             Setting(name="opaque-ports", read=_read_ports, is_carried=True),
+            Setting(name="default-inbound-policy", read=_read_access, is_carried=True, is_followed=True, is_exact=True),
+            Setting(name="proxy-require-identity-inbound-ports", read=_read_ports, is_carried=True),
             *(Setting(name=name, read=_read_amount) for name, _, _ in _AMOUNTS),
             Setting(name="proxy-log-level", read=_read_level),
             Setting(name="proxy-log-format", read=_one_of(plain=True)),  # Envoy's own, which is text
@@ -162,11 +174,14 @@ _BY_KEY = {key: row for row in SETTINGS.values() for key in row.keys}
 _NEAR = tuple(dict.fromkeys((*_BY_KEY, *(LINKERD + name for name in UNSUPPORTED))))
 
 
-def parse_injection(template: object, namespace: object, defaults: Mapping[str, str]) -> Injection:
+def parse_injection(
+    template: object, namespace: object, defaults: Mapping[str, str], *, follows_namespace: bool = False
+) -> Injection:
     """Return what a pod, or a pod's template, and its namespace's annotations ask for. Never raises.
 
     The pod's annotations go before the namespace's, and those before ``defaults``, which are texts by a setting's name.
-    A value that is wrong gives a Problem and counts as not set.
+    A value that is wrong gives a Problem and counts as not set. ``follows_namespace``: the inbound policy of pods that
+    do not say is their namespace's as it is now.
     """
     metadata, spec = _part(template, "metadata"), _part(template, "spec")
     problems: list[Problem] = []
@@ -182,7 +197,8 @@ def parse_injection(template: object, namespace: object, defaults: Mapping[str, 
             if value is not None and row.name not in values:
                 values[row.name] = value
                 is_default = found is not problems and found is not above
-                if row.is_carried and not (row.is_told and is_default):
+                is_live = row.is_followed and follows_namespace and found is not problems
+                if row.is_carried and not is_live and not (row.is_told and is_default):
                     carried |= _carry(row, text, own, is_own=found is problems)
     mode, key = _read_mode(own, problems), ""
     if mode is None and (mode := _read_mode(inherited, above)) is not None:
@@ -278,7 +294,7 @@ def _read(
     try:
         if not isinstance(text, str):
             raise ValueError("a text, in quotes")
-        value = row.read(text.strip(), names, faults)
+        value = row.read(text if row.is_exact else text.strip(), names, faults)
     except ValueError as error:
         problems.append(Problem(field, reason, f"found {quote(text)}; write {error}; it counts as not set"))
         return None

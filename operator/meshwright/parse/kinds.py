@@ -9,8 +9,12 @@ from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Route
 from meshwright.model.snapshot import Broken, Parsed
 from meshwright.model.units import Namespace
+from meshwright.parse.authentication import parse_mesh_tls_authentication, parse_network_authentication
+from meshwright.parse.authorization import parse_authorization_policy, parse_server_authorization
 from meshwright.parse.gateway import parse_grant, parse_route
 from meshwright.parse.metadata import Metadata, read_metadata
+from meshwright.parse.rate_limit import parse_rate_limit
+from meshwright.parse.server import parse_server
 from meshwright.parse.shape import quote
 from meshwright.parse.workload import parse_namespace, parse_service, parse_workload
 
@@ -58,6 +62,50 @@ KINDS: Mapping[Kind, KindRow] = {
             versions=("v1beta1", "v1alpha1"),
             plural="externalworkloads",
             parse=parse_workload,
+        ),
+        KindRow(
+            kind=Kind.SERVER,
+            versions=("v1beta3", "v1beta2", "v1beta1", "v1alpha1"),
+            plural="servers",
+            parse=parse_server,
+        ),
+        KindRow(
+            kind=Kind.SERVER_AUTHORIZATION,
+            versions=("v1beta1", "v1alpha1"),
+            plural="serverauthorizations",
+            parse=parse_server_authorization,
+        ),
+        KindRow(
+            kind=Kind.AUTHORIZATION_POLICY,
+            versions=("v1alpha1",),
+            plural="authorizationpolicies",
+            parse=parse_authorization_policy,
+        ),
+        KindRow(
+            kind=Kind.MESH_TLS_AUTHENTICATION,
+            versions=("v1alpha1",),
+            plural="meshtlsauthentications",
+            parse=parse_mesh_tls_authentication,
+        ),
+        KindRow(
+            kind=Kind.NETWORK_AUTHENTICATION,
+            versions=("v1alpha1",),
+            plural="networkauthentications",
+            parse=parse_network_authentication,
+        ),
+        KindRow(
+            kind=Kind.POLICY_HTTP_ROUTE,
+            versions=("v1beta3", "v1beta2", "v1beta1", "v1alpha1"),
+            plural="httproutes",
+            has_status=True,
+            parse=parse_route,
+        ),
+        KindRow(
+            kind=Kind.RATE_LIMIT_POLICY,
+            versions=("v1alpha1",),
+            plural="httplocalratelimitpolicies",
+            has_status=True,
+            parse=parse_rate_limit,
         ),
     )
 }

@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 _FIXED_PORT = "the proxy's ports are 4140, 4143 and 4191 everywhere"
 _DEBUG = "use kubectl debug for a container beside the proxy"
-_POLICY = "it is NOT in force: who may call is not restricted by it"
 _DETECTION = "name the ports in opaque-ports where nobody shall wait for a protocol"
 _CACHE = "what a proxy knows is kept for as long as it is used"
 
@@ -20,7 +19,6 @@ UNSUPPORTED: Mapping[str, str] = MappingProxyType(
         "debug-image": _DEBUG,
         "debug-image-pull-policy": _DEBUG,
         "debug-image-version": _DEBUG,
-        "default-inbound-policy": _POLICY,
         "enable-debug-sidecar": _DEBUG,
         "enable-external-profiles": "there are no ServiceProfiles here, write HTTPRoutes",
         "enable-gateway": "there is no gateway between clusters",
@@ -38,7 +36,6 @@ UNSUPPORTED: Mapping[str, str] = MappingProxyType(
         "proxy-metrics-hostname-labels": "metrics bear the names of Services",
         "proxy-outbound-connect-timeout": "set timeout.linkerd.io/request on the Service",
         "proxy-outbound-discovery-cache-unused-timeout": _CACHE,
-        "proxy-require-identity-inbound-ports": _POLICY,
         "proxy-uid": "the proxy's user is always 2102",
     }
 )

@@ -1,6 +1,7 @@
 """Pods, read for what the mesh must know of them, and nothing else."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from itertools import pairwise
 from typing import Any
@@ -10,6 +11,7 @@ from meshwright.model.injection import Mode
 from meshwright.model.pod import PROXY_CONTAINER, REDIRECT_CONTAINER, AccessLog, Pod, PortRanges
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace, Port
+from meshwright.parse.access import DEFAULT_INBOUND_POLICY, read_access_policy
 from meshwright.parse.ports import parse_port_list
 
 Json = dict[str, Any]
@@ -18,11 +20,16 @@ _INJECT = ("meshwright.dev/inject", "linkerd.io/inject")
 _SKIP_INBOUND = ("config.meshwright.dev/skip-inbound-ports", "config.linkerd.io/skip-inbound-ports")
 _OPAQUE = ("config.meshwright.dev/opaque-ports", "config.linkerd.io/opaque-ports")
 _ACCESS_LOG = ("config.meshwright.dev/access-log", "config.linkerd.io/access-log")
+_ASKS_IDENTITY = (
+    "config.meshwright.dev/proxy-require-identity-inbound-ports",
+    "config.linkerd.io/proxy-require-identity-inbound-ports",
+)
 """Of two annotations that say the same, our own prefix's counts; a word that is none counts as not said."""
 
 _MODES = {mode.value: mode for mode in Mode}
 _LOGS = {"apache": AccessLog.APACHE, "json": AccessLog.JSON, "none": AccessLog.NONE}
-_ANNOTATIONS = (*_INJECT, *_SKIP_INBOUND, *_OPAQUE, *_ACCESS_LOG)
+_ANNOTATIONS = (*_INJECT, *_SKIP_INBOUND, *_OPAQUE, *_ACCESS_LOG, *_ASKS_IDENTITY, *DEFAULT_INBOUND_POLICY)
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _SKIP_FLAG = "--skip-inbound-ports"
 _ENDED = ("Succeeded", "Failed")
 
@@ -43,6 +50,7 @@ def parse_pod(raw: object) -> Pod:
     skipped = _skipped_by_init(containers)
     logs = (text.strip() for text in _said(annotations, _ACCESS_LOG))
     skip_said, opaque = _first(annotations, _SKIP_INBOUND), _first(annotations, _OPAQUE)
+    labels = _object(meta.get("labels"))
     return Pod(
         ref=Ref(Kind.POD, namespace, _text(meta.get("name"))),
         uid=_text(meta.get("uid")),
@@ -53,6 +61,11 @@ def parse_pod(raw: object) -> Pod:
         skipped_inbound=parse_port_list(skip_said or "", ports) if skipped is None else skipped,
         opaque=None if opaque is None else parse_port_list(opaque, ports),
         access_log=next((_LOGS[text] for text in logs if text in _LOGS), AccessLog.NONE),
+        labels=_share(tuple(sorted((key, text) for key, text in labels.items() if isinstance(text, str)))),
+        ports=_share(tuple(sorted({pair for each in containers for pair in _tcp_ports(each)}))),
+        probes=_share(tuple(sorted({pair for each in containers for pair in _http_probes(each)}))),
+        access=read_access_policy(annotations, []),
+        asks_identity=parse_port_list(_first(annotations, _ASKS_IDENTITY) or "", ports),
     )
 
 
@@ -71,6 +84,7 @@ def trim_pod(raw: Json) -> Json:
         "metadata": {
             **_keep(meta, "name", "namespace", "uid", "resourceVersion"),
             "annotations": _keep(annotations, *_ANNOTATIONS),
+            **_keep(meta, "labels"),
         },
         "spec": trimmed_spec,
         "status": _keep(status, "phase", "podIP", "podIPs"),
@@ -79,8 +93,13 @@ def trim_pod(raw: Json) -> Json:
 
 def _trim_container(raw: Mapping[str, Any]) -> Json:
     kept = _keep(raw, "name", "restartPolicy")
-    if named := [_keep(port, "name", "containerPort") for port in _objects(raw.get("ports")) if port.get("name")]:
+    if named := [
+        _keep(port, "name", "containerPort", "protocol") for port in _objects(raw.get("ports")) if port.get("name")
+    ]:
         kept["ports"] = named
+    for name in _PROBES:
+        if get := _object(_object(raw.get(name)).get("httpGet")):
+            kept[name] = {"httpGet": _keep(get, "port", "path", "scheme")}
     if raw.get("name") == REDIRECT_CONTAINER:
         kept |= _keep(raw, "command", "args")
     return kept
@@ -100,6 +119,38 @@ def _named_ports(containers: tuple[Json, ...]) -> dict[str, Port]:
                 case {"name": str(name), "containerPort": int(number)} if name and 1 <= number <= 65535:
                     found.setdefault(name, Port(number))
     return found
+
+
+def _tcp_ports(container: Mapping[str, Any]) -> Iterator[tuple[str, Port]]:
+    for port in _objects(container.get("ports")):
+        match port:
+            case {"name": str(name), "containerPort": int(number)} if name and 1 <= number <= 65535:
+                if port.get("protocol", "TCP") == "TCP":
+                    yield name, Port(number)
+
+
+def _http_probes(container: Mapping[str, Any]) -> Iterator[tuple[Port, str]]:
+    """Yield the port and path of every probe that is plain HTTP. The proxy's own do not pass it.
+
+    Source: kubernetes ``pkg/probe/util.go`` ResolveContainerPort (a name of the container's own ports, else a number)
+    and ``pkg/probe/http/request.go`` (the path); linkerd2 ``policy-controller/k8s/index/src/inbound/pod.rs``.
+    """
+    if container.get("name") == PROXY_CONTAINER:
+        return
+    names = dict(reversed(tuple(_tcp_ports(container))))
+    for name in _PROBES:
+        get = _object(_object(container.get(name)).get("httpGet"))
+        port = get.get("port")
+        if isinstance(port, str):
+            port = names.get(port) or (int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else None)
+        if get.get("scheme", "HTTP") == "HTTP" and type(port) is int and 1 <= port <= 65535:
+            yield Port(port), f"/{_text(get.get('path')).partition('?')[0].removeprefix('/')}"
+
+
+@lru_cache(maxsize=4096)
+def _share(pairs: tuple[tuple[Any, Any], ...]) -> tuple[tuple[Any, Any], ...]:
+    """Return an equal value, the same one for all who ask: pods of one Deployment are alike, and there are many."""
+    return pairs
 
 
 def _skipped_by_init(containers: tuple[Json, ...]) -> PortRanges | None:

@@ -4,6 +4,7 @@ Source: kubernetes-sigs/gateway-api v1.7.0 ``apis/v1/httproute_types.go`` HTTPRo
 GEP-1731.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic.dataclasses import dataclass
@@ -35,13 +36,21 @@ _read_timeouts = make_reader(_TimeoutsShape, _UNSUPPORTED)
 _read_retry = make_reader(_RetryShape, _UNSUPPORTED)
 
 
-def read_timeouts(raw: object, field: str, problems: list[Problem]) -> Timeouts:
-    """Return what a rule's ``timeouts`` say. One attempt may not be given more time than all of them have."""
+def read_timeouts(
+    raw: object,
+    field: str,
+    problems: list[Problem],
+    parse: Callable[[str], Millis] = parse_gateway_duration,
+) -> Timeouts:
+    """Return what a rule's ``timeouts`` say. One attempt may not be given more time than all of them have.
+
+    ``parse``: gives the duration that a text names, or raises ValueError with what to write.
+    """
     shape = None if raw is None else _read_timeouts(raw, field, problems)
     if shape is None:
         return Timeouts()
-    request = _read_duration(shape.request, f"{field}.request", problems)
-    backend_request = _read_duration(shape.backend_request, f"{field}.backendRequest", problems)
+    request = _read_duration(shape.request, f"{field}.request", problems, parse)
+    backend_request = _read_duration(shape.backend_request, f"{field}.backendRequest", problems, parse)
     if request and backend_request and backend_request > request:
         message = (
             f"found {quote(shape.backend_request)}, more than the {quote(shape.request)} of timeouts.request; "
@@ -66,15 +75,20 @@ def read_retry(raw: object, field: str, problems: list[Problem]) -> Retry | None
     return Retry(
         limit=shape.attempts,
         http=tuple(StatusRange(first=code, last=code) for code in sorted(codes)),
-        backoff_ms=_read_duration(shape.backoff, f"{field}.backoff", problems),
+        backoff_ms=_read_duration(shape.backoff, f"{field}.backoff", problems, parse_gateway_duration),
     )
 
 
-def _read_duration(text: str | None, field: str, problems: list[Problem]) -> Millis | None:
+def _read_duration(
+    text: str | None,
+    field: str,
+    problems: list[Problem],
+    parse: Callable[[str], Millis],
+) -> Millis | None:
     if text is None:
         return None
     try:
-        return parse_gateway_duration(text)
+        return parse(text)
     except ValueError as error:
         problems.append(Problem(field, _UNSUPPORTED, f"found {quote(text)}; write {error}"))
         return None

@@ -15,7 +15,8 @@ from meshwright.model.problem import Problem, Reason
 from meshwright.model.snapshot import Broken
 from meshwright.model.units import Port
 from meshwright.model.workload import ExternalWorkload, NamespaceObject, Protocol, Service, ServicePort, WorkloadPort
-from meshwright.parse.annotations import read_opaque_ports, read_traffic
+from meshwright.parse.access import read_access_policy
+from meshwright.parse.annotations import read_asks_identity, read_opaque_ports, read_traffic
 from meshwright.parse.leaf import PortNumber, Word
 from meshwright.parse.metadata import Metadata
 from meshwright.parse.shape import SHAPE, make_reader, make_text_reader, quote, read_few, read_items, read_pairs
@@ -111,11 +112,13 @@ def parse_namespace(metadata: Metadata, raw: dict[str, Any]) -> NamespaceObject:
     problems = [*metadata.problems]
     annotations = read_pairs(metadata.annotations, "metadata.annotations", problems, _INVALID)
     opaque = read_opaque_ports(dict(annotations), problems)
+    access = read_access_policy(dict(annotations), problems)
     return NamespaceObject(
         ref=metadata.ref,
         labels=metadata.labels,
         annotations=annotations,
         opaque=opaque,
+        access=access,
         problems=tuple(problems),
     )
 
@@ -162,7 +165,8 @@ def parse_service(metadata: Metadata, raw: dict[str, Any]) -> Service | Broken:
 def parse_workload(metadata: Metadata, raw: dict[str, Any]) -> ExternalWorkload | Broken:
     """Return the ExternalWorkload in ``raw``; ``Broken`` when it has no spec. Never raises.
 
-    A port or an address that cannot be read is left out, with a Problem. v1alpha1 writes ``meshTls`` and has one
+    A port or an address that cannot be read is left out, with a Problem; so is what cannot be read of an annotation.
+    v1alpha1 writes ``meshTls`` and has one
     address, v1beta1 ``meshTLS`` and up to two.
     """
     problems = [*metadata.problems]
@@ -174,6 +178,8 @@ def parse_workload(metadata: Metadata, raw: dict[str, Any]) -> ExternalWorkload 
     mesh_tls = _read_mesh_tls({} if tls is None else tls, f"spec.{field}", problems) or _MeshTlsShape()
     ips = _make_workload_ips(spec.workload_ips, _MAX_IPS.get(version, 1), problems)
     ports = _make_workload_ports(spec.ports, problems)
+    annotations = dict(read_pairs(metadata.annotations, "metadata.annotations", problems, _INVALID))
+    names = {port.name: port.port for port in ports if port.name}
     return ExternalWorkload(
         ref=metadata.ref,
         uid=metadata.uid,
@@ -184,6 +190,9 @@ def parse_workload(metadata: Metadata, raw: dict[str, Any]) -> ExternalWorkload 
         server_name=mesh_tls.server_name,
         labels=metadata.labels,
         zone=dict(metadata.labels).get(_LABEL_ZONE),
+        access=read_access_policy(annotations, problems),
+        asks_identity=read_asks_identity(annotations, problems, names),
+        opaque=read_opaque_ports(annotations, problems, names),
         problems=tuple(problems),
     )
 

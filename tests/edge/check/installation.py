@@ -28,7 +28,7 @@ from meshwright.edge.check.inquiry import (
 )
 from meshwright.edge.client import Json, Resource
 from meshwright.edge.resources import LEASES, RESOURCES
-from meshwright.model.ref import Kind
+from meshwright.parse.kinds import KINDS
 from tests.certificates import (
     ISSUER,
     LEAF,
@@ -46,9 +46,7 @@ from tests.edge.cluster import Refusal
 
 HOME = "meshwright"
 SETTABLE = (DEPLOYMENTS, WEBHOOKS, NODES, SECRETS, CERTIFICATES, ISSUERS, CLUSTER_ISSUERS, CERTIFICATE_REQUESTS)
-ROUTING = tuple(
-    RESOURCES[kind] for kind in (Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.REFERENCE_GRANT, Kind.EXTERNAL_WORKLOAD)
-)
+ROUTING = tuple(RESOURCES[kind] for kind in KINDS if kind.group)
 GROUPS = {"operator": 1, "xds": 2, "webhook": 2}
 """How many pods each process has."""
 

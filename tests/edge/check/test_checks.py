@@ -225,6 +225,13 @@ CASES = (
         found=(("crd/externalworkloads.workload.linkerd.io", "there is none"),),
     ),
     Case(
+        name="no Servers",
+        group=Group.CRDS,
+        check="the kinds of policy.linkerd.io are there, in versions that are read",
+        breaks=lambda mesh: mesh.server.cluster.undefine(RESOURCES[Kind.SERVER]),
+        found=(("crd/servers.policy.linkerd.io", "there is none"),),
+    ),
+    Case(
         name="old cert-manager that is down",
         group=Group.PRE,
         check="cert-manager is there, runs and is new enough",

@@ -175,16 +175,21 @@ def _replicas(deployment: Json) -> int:
 
 
 async def look_at_definitions(inquiry: Inquiry) -> list[Finding]:
-    """Find out which custom kinds that we read are served."""
-    kinds = [row.kind for row in KINDS.values() if row.kind.group]
-    found = await asyncio.gather(
-        *(find_unserved(inquiry, kind) for kind in kinds if kind is not Kind.EXTERNAL_WORKLOAD)
-    )
-    return [finding for findings in found for finding in findings]
+    """Find out which kinds of the Gateway API that we read are served."""
+    return await _find_unserved(inquiry, Kind.HTTP_ROUTE.group)
+
+
+async def look_at_policy_kinds(inquiry: Inquiry) -> list[Finding]:
+    return await _find_unserved(inquiry, Kind.SERVER.group)
 
 
 async def look_at_external_workloads(inquiry: Inquiry) -> list[Finding]:
-    return await find_unserved(inquiry, Kind.EXTERNAL_WORKLOAD)
+    return await _find_unserved(inquiry, Kind.EXTERNAL_WORKLOAD.group)
+
+
+async def _find_unserved(inquiry: Inquiry, group: str) -> list[Finding]:
+    found = await asyncio.gather(*(find_unserved(inquiry, kind) for kind in KINDS if kind.group == group))
+    return [finding for findings in found for finding in findings]
 
 
 CHECKS = (
@@ -239,6 +244,13 @@ CHECKS = (
         level=Level.WARNING,
         hint="without it there are no routes, and everything else works: https://gateway-api.sigs.k8s.io/guides/",
         look=look_at_definitions,
+    ),
+    Check(
+        group=Group.CRDS,
+        description="the kinds of policy.linkerd.io are there, in versions that are read",
+        level=Level.WARNING,
+        hint="without them the default policy holds at every port; they are in the chart meshwright-crds",
+        look=look_at_policy_kinds,
     ),
     Check(
         group=Group.CRDS,

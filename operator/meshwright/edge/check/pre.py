@@ -22,6 +22,7 @@ CREATED = (
     ("rbac.authorization.k8s.io", "roles", True),
     ("rbac.authorization.k8s.io", "rolebindings", True),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", False),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", False),
     ("admissionregistration.k8s.io", "validatingadmissionpolicies", False),
     ("admissionregistration.k8s.io", "validatingadmissionpolicybindings", False),
     ("apiextensions.k8s.io", "customresourcedefinitions", False),
