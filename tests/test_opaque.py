@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.link.ports import declare_opaque, may_serve
 from meshwright.model.config import Config
-from meshwright.model.desired import UnitName
+from meshwright.model.desired import RouteStatus, UnitName
 from meshwright.model.pod import PortRanges
 from meshwright.model.problem import Reason
 from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
@@ -116,5 +116,5 @@ def test_a_route_on_all_ports_says_which_one_is_opaque() -> None:
     web = service(ports=(HTTP, SQL))
     desired = Compiler(Config()).update({web.ref: web, route.ref: route})
     status = desired.statuses[route.ref]
-    assert status is not None
+    assert isinstance(status, RouteStatus)
     assert any("Not on port 3306: opaque, so not HTTP" in each.message for each in status.parents[0].conditions)

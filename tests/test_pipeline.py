@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from meshwright.model.config import Config
-from meshwright.model.desired import Desired, UnitName
+from meshwright.model.desired import Desired, RouteStatus, UnitName
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.route import HttpMatch, Path, PathMatch, Retry, Route, Traffic
@@ -46,7 +46,7 @@ def workload(name: str = "vm", app: str = "web", ready: bool = True, **more: Any
 
 def accepted(desired: Desired, ref: Ref) -> tuple[str, str]:
     status = desired.statuses[ref]
-    assert status is not None
+    assert isinstance(status, RouteStatus)
     found = next(condition for condition in status.parents[0].conditions if condition.type == "Accepted")
     return found.status, found.reason
 
@@ -138,10 +138,10 @@ class TestReach:
     def test_a_route_on_two_services_is_judged_on_each(self) -> None:
         compiler = started(service(), http_route(parents=(parent(), parent("b", index=1))))
         status = compiler.desired.statuses[http_route().ref]
-        assert status is not None
+        assert isinstance(status, RouteStatus)
         assert [entry.conditions[0].status for entry in status.parents] == ["True", "False"]
         both = put(compiler, service("b")).statuses[http_route().ref]
-        assert both is not None
+        assert isinstance(both, RouteStatus)
         assert [entry.conditions[0].status for entry in both.parents] == ["True", "True"]
 
 
@@ -165,7 +165,7 @@ class TestProblems:
         compiler = started(service(), route)
         assert compiler.desired.problems == {route.ref: (group,)}
         status = compiler.desired.statuses[route.ref]
-        assert status is not None
+        assert isinstance(status, RouteStatus)
         assert (status.parents, dict(compiler.desired.units)) == ((), {})
 
     def test_a_broken_object_stands_for_its_problems_alone(self) -> None:
@@ -175,7 +175,7 @@ class TestProblems:
         assert turned.units == {UNIT: None}
         assert turned.problems == {broken.ref: (bad(field=""),)}
         status = turned.statuses[broken.ref]
-        assert status is not None
+        assert isinstance(status, RouteStatus)
         assert (status.generation, status.parents) == (2, ())
 
     def test_a_broken_service_is_no_parent(self) -> None:
@@ -204,7 +204,7 @@ class TestTooLarge:
         grown = put(compiler, self.route(1000))
         assert (grown.units, grown.kept) == ({}, frozenset((UNIT,)))
         status = grown.statuses[http_route().ref]
-        assert status is not None
+        assert isinstance(status, RouteStatus)
         conditions = {condition.type: condition for condition in status.parents[0].conditions}
         assert conditions["Accepted"].status == "True"
         assert conditions["PartiallyInvalid"].reason == "TooLarge"

@@ -30,7 +30,7 @@ FAST = Timing(
 )
 FAST_LEASE = LeaseTiming(duration=2.0, renew=1.5, retry=0.2)
 
-MESH = ("mw-mesh", "mw-trust-anchors")
+MESH = ("mw-mesh", "mw-mesh-policy", "mw-trust-anchors")
 """ConfigMaps that speak of identity, and of no Service."""
 
 ALLOWED = {

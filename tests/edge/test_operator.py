@@ -339,13 +339,13 @@ async def test_the_process_answers_for_itself(server: ApiServer, tmp_path: Path)
         status, text = await ask("/metrics")
         assert status == 200
         for line in (
-            'meshwright_writes_total{kind="ConfigMap",verb="apply"} 3.0',  # with mw-mesh
+            'meshwright_writes_total{kind="ConfigMap",verb="apply"} 4.0',  # with mw-mesh and mw-mesh-policy
             'meshwright_identity_problems{reason="Missing"} 1.0',
             'meshwright_writes_total{kind="HTTPRoute",verb="patch"} 2.0',
             'meshwright_kind_objects{kind="Service"} 2.0',
             'meshwright_kind_state{kind="HTTPRoute",state="synced"} 1.0',
             "meshwright_leading 1.0",
-            "meshwright_outputs 3.0",
+            "meshwright_outputs 4.0",
         ):
             assert line in text.splitlines()
 

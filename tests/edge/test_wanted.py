@@ -68,3 +68,12 @@ def test_what_no_round_speaks_of_outlives_every_round() -> None:
     assert wanted.set_mesh({report: {"d": 1}}, frozenset({anchors})) == {anchors}
     assert wanted.outputs == {OTHER.ref: {"b": 1}, report: {"d": 1}}
     assert wanted.doomed([anchors, report, other]) == {other}
+
+
+def test_what_settings_alone_decide_is_always_wanted() -> None:
+    ours = Ref(Kind.CONFIG_MAP, Namespace("meshwright"), "mw-mesh-policy")
+    wanted = Wanted(always={ours: {"a": 1}})
+    assert wanted.outputs == {ours: {"a": 1}}
+    wanted.replace(Desired(units={UNIT: {"b": 1}}))
+    assert wanted.outputs == {ours: {"a": 1}, UNIT.ref: {"b": 1}}
+    assert wanted.doomed([ours, OTHER.ref]) == {OTHER.ref}

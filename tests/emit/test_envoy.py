@@ -1,5 +1,6 @@
 """Virtual hosts: what each kind of rule becomes."""
 
+import math
 from typing import Any
 
 import pytest
@@ -72,19 +73,6 @@ def action_of(made: BoundRule, *, is_grpc: bool = False) -> Json:
     return {key: value for key, value in route.items() if key not in ("name", "match", "stat_prefix", "metadata")}
 
 
-def refused(status: int, weight: int = 1) -> Json:
-    return {
-        "name": "mesh/blackhole",
-        "weight": weight,
-        "typed_per_filter_config": {
-            "envoy.filters.http.fault": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
-                "abort": {"http_status": status, "percentage": {"numerator": 100}},
-            }
-        },
-    }
-
-
 def test_a_virtual_host_holds_the_routes_and_then_a_404() -> None:
     assert emit_virtual_host(WEB, PortPolicy(port=Port(80), rules=(rule(),))) == {
         "name": "shop/web/80",
@@ -127,10 +115,6 @@ def test_matches_of_all_rules_are_sorted_together() -> None:
             },
         ),
         ((share(), share(None, weight=0)), {"cluster": "shop/web/80"}),
-        (
-            (share(weight=3), share(None)),
-            {"weighted_clusters": {"clusters": [{"name": "shop/web/80", "weight": 3}, refused(500)]}},
-        ),
         (
             (share(filters=Filters(request_headers=MODIFIER, rewrite=Rewrite(hostname="b"))),),
             {
@@ -178,10 +162,39 @@ def test_filters_of_rule_and_backend_stand_together_on_each_share() -> None:
     }
 
 
-def test_a_grpc_backend_that_is_invalid_answers_unavailable() -> None:
-    made = rule(Kind.GRPC_ROUTE, backends=(share(), share(None)))
-    clusters = action_of(made, is_grpc=True)["route"]["weighted_clusters"]["clusters"]
-    assert clusters == [{"name": "shop/web/80", "weight": 1}, refused(503)]
+@pytest.mark.parametrize(("is_grpc", "status"), [(False, 500), (True, 503)])
+def test_the_share_of_invalid_backends_is_refused_before_the_others_get_theirs(is_grpc: bool, status: int) -> None:
+    kind = Kind.GRPC_ROUTE if is_grpc else Kind.HTTP_ROUTE
+    made = rule(kind, backends=(share(weight=5), share(None, weight=2), share(None)))
+    first, second, no_match = routes_of(made, is_grpc=is_grpc)
+    quarters = {"default_value": {"numerator": 375_000, "denominator": "MILLION"}}
+    assert first["match"] == second["match"] | {"runtime_fraction": quarters}
+    assert first["direct_response"] == {"status": status}
+    assert second["route"]["cluster"] == "shop/web/80"
+    assert {key: first[key] for key in ("name", "metadata", "stat_prefix")} == {
+        key: second[key] for key in ("name", "metadata", "stat_prefix")
+    }
+    assert no_match == NO_MATCH
+
+
+@pytest.mark.parametrize(
+    ("weight", "invalid", "numerator"), [(1, 2, 666_667), (1_000_000, 1, 1), (1, 1_000_000, 999_999)]
+)
+def test_an_invalid_backend_is_never_rounded_to_nothing_or_everything(
+    weight: int, invalid: int, numerator: int
+) -> None:
+    first, *_ = routes_of(rule(backends=(share(weight=weight), share(None, weight=invalid))))
+    assert first["match"]["runtime_fraction"]["default_value"]["numerator"] == numerator
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 7), (500_000, 500_000), (499_999, 500_001), (1_000_000,) * 15])
+def test_weights_are_drawn_apart_from_the_refused_share(weights: tuple[int, ...]) -> None:
+    made = rule(backends=(*(share(weight=weight) for weight in weights), share(None, weight=1_000_000)))
+    _, served, _ = routes_of(made)
+    found = [cluster["weight"] for cluster in served["route"]["weighted_clusters"]["clusters"]]
+    assert math.gcd(sum(found), 1_000_000) == 1
+    assert sum(found) < 2**32
+    assert [each / sum(found) for each in found] == pytest.approx([each / sum(weights) for each in weights], rel=1e-3)
 
 
 @pytest.mark.parametrize(

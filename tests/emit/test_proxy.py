@@ -11,6 +11,7 @@ from meshwright.emit.listeners import dev_listener, emit_inbound_listener, emit_
 from meshwright.emit.names import Address, ServicePortName
 from meshwright.emit.proxy import assemble, flatten, make_cluster
 from meshwright.emit.scopes import emit_route_configuration, emit_scope
+from meshwright.model.inbound import Inbound
 from meshwright.model.proxy import EndpointSlice, Proxy, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Namespace, Port
@@ -219,7 +220,7 @@ def test_everything_a_proxy_can_ask_for() -> None:
     addresses = {"10.96.0.10:80", "[fd00::10]:80"}
     assert resources.listeners.keys() == {"outbound", "inbound"}
     assert resources.scopes.keys() == addresses
-    assert resources.routes.keys() == ports
+    assert resources.routes.keys() == ports | {"inbound"}
     assert resources.clusters.keys() == ports | addresses | {"mesh/blackhole"}
     assert resources.endpoints.keys() == ports
 
@@ -254,7 +255,10 @@ def test_nobody_waits_for_bytes_on_opaque_ports() -> None:
     def disabled(listener: dict[str, Any]) -> Any:
         return listener["listener_filters"][-1].get("filter_disabled")
 
-    for emit in (emit_outbound_listener, emit_inbound_listener):
+    def emit_inbound(settings: ProxySettings) -> dict[str, Any]:
+        return emit_inbound_listener(settings, Inbound())
+
+    for emit in (emit_outbound_listener, emit_inbound):
         rules = disabled(emit(SETTINGS))["or_match"]["rules"]
         assert [rule["destination_port_range"]["start"] for rule in rules] == list(SETTINGS.opaque_ports)
         assert disabled(emit(replace(SETTINGS, opaque_ports=(Port(25),)))) == {

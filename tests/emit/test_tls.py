@@ -12,6 +12,7 @@ from meshwright.emit.listeners import Opaque, emit_inbound_listener, emit_outbou
 from meshwright.emit.names import Address, ServicePortName, read_authority, write_authorities
 from meshwright.emit.proxy import assemble, flatten
 from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.inbound import Inbound
 from meshwright.model.pod import Pod, PortRanges
 from meshwright.model.proxy import EndpointSlice, Proxy, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref, ServiceName
@@ -158,7 +159,7 @@ def test_strangers_addresses_and_a_mesh_without_identities_stay_plaintext() -> N
 
 
 def test_the_inbound_listener_tells_proxies_from_everybody_else() -> None:
-    listener = emit_inbound_listener(SETTINGS, PortRanges(((Port(9000), Port(9001)),)))
+    listener = emit_inbound_listener(SETTINGS, Inbound(opaque=PortRanges(((Port(9000), Port(9001)),))))
     mesh = {"transport_protocol": "tls", "server_names": [f"*.{SUFFIX}"]}
     assert {chain["name"]: chain["filter_chain_match"] for chain in listener["filter_chains"]} == {
         "mesh-http": {**mesh, "application_protocols": ["h2", "http/1.1"]},
@@ -173,7 +174,9 @@ def test_the_inbound_listener_tells_proxies_from_everybody_else() -> None:
         "tls_inspector",
         "http_inspector",
     ]
-    for chain in listener["filter_chains"][:4]:
+    meshed = [chain for chain in listener["filter_chains"] if chain["name"].startswith("mesh-")]
+    assert len(meshed) == 4
+    for chain in meshed:
         tls = chain["transport_socket"]["typed_config"]
         validation = tls["common_tls_context"]["combined_validation_context"]["default_validation_context"]
         assert tls["require_client_certificate"] is True
@@ -183,7 +186,7 @@ def test_the_inbound_listener_tells_proxies_from_everybody_else() -> None:
 
 
 def test_very_many_opaque_ports_do_not_make_very_many_chains() -> None:
-    listener = emit_inbound_listener(SETTINGS, PortRanges(((Port(1), Port(65535)),)))
+    listener = emit_inbound_listener(SETTINGS, Inbound(opaque=PortRanges(((Port(1), Port(65535)),))))
     assert len(listener["filter_chains"]) == 104
     assert listener["listener_filters"][-1]["filter_disabled"] == {"destination_port_range": {"start": 1, "end": 65536}}
 

@@ -8,21 +8,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwright.edge.delivered import Delivery
+from meshwright.edge.policies import NOBODY
 from meshwright.edge.protobuf import TypeUrl, make_version
 from meshwright.edge.stream import Stream
+from meshwright.emit.listeners import INBOUND_LISTENER
+from meshwright.emit.names import INBOUND_ROUTES
 from meshwright.emit.proxy import assemble
+from meshwright.link.govern import govern
+from meshwright.link.ports import declare_opaque
 from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.inbound import PolicyDefaults, ServerPolicy
 from meshwright.model.pod import Pod, PortRanges
+from meshwright.model.policy import AccessPolicy, ProxyProtocol
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
+from meshwright.model.selector import Selector
 from meshwright.model.units import Namespace, Port
-from meshwright.model.workload import Protocol, Service
+from meshwright.model.workload import NamespaceObject, Protocol, Service
 from tests.mesh import SHOP, make_service, make_slice, make_unit, to
 
 SETTINGS = ProxySettings(trust=TrustDomain())
 NAMES = ("web", "cart")
 NAMESPACES = (SHOP, Namespace("client"))
 PORTS = tuple(f"{namespace}/{name}/{port}" for namespace in NAMESPACES for name in NAMES for port in (80, 81))
+
+ASKED = (*PORTS, INBOUND_ROUTES)
 
 services = st.builds(
     make_service,
@@ -48,7 +58,7 @@ slices = st.builds(
     st.sampled_from(("", "Pod/client", "Pod/other")),
 )
 pods = st.builds(
-    lambda namespace, name, account, ip, is_meshed, is_ingress, opaque: Pod(
+    lambda namespace, name, account, ip, is_meshed, is_ingress, opaque, access: Pod(
         ref=Ref(Kind.POD, namespace, name),
         uid="uid",
         account=ServiceAccount(namespace, account),
@@ -56,6 +66,8 @@ pods = st.builds(
         is_meshed=is_meshed,
         is_ingress=is_ingress,
         opaque=opaque,
+        labels=(("app", account),),
+        access=access,
     ),
     st.sampled_from(NAMESPACES),
     st.sampled_from(("client", "other")),
@@ -64,9 +76,34 @@ pods = st.builds(
     st.booleans(),
     st.booleans(),
     st.sampled_from((None, PortRanges(), PortRanges(((Port(80), Port(81)),)))),
+    st.sampled_from((None, None, AccessPolicy.DENY)),
 )
-Thing = Service | OutboundUnit | EndpointSlice | Pod
-changes = st.lists(st.tuples(st.one_of(services, units, slices, pods), st.booleans()), max_size=25)
+servers = st.builds(
+    lambda namespace, name, account, port, protocol: ServerPolicy(
+        server=Ref(Kind.SERVER, namespace, name),
+        selector=Selector(labels=(("app", account),)),
+        port=Port(port),
+        protocol=protocol,
+    ),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from(("one", "two")),
+    st.sampled_from(("a", "b")),
+    st.sampled_from((80, 81)),
+    st.sampled_from((ProxyProtocol.HTTP1, ProxyProtocol.OPAQUE)),
+)
+spaces = st.builds(
+    lambda namespace, opaque, access: NamespaceObject(
+        ref=Ref(Kind.NAMESPACE, Namespace(""), namespace), opaque=opaque, access=access
+    ),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from((None, PortRanges(((Port(80), Port(80)),)))),
+    st.sampled_from((None, AccessPolicy.AUDIT)),
+)
+Thing = Service | OutboundUnit | EndpointSlice | Pod | ServerPolicy | NamespaceObject
+changes = st.lists(
+    st.tuples(st.one_of(services, units, slices, pods, pods, servers, servers, spaces), st.booleans()), max_size=25
+)
+DEFAULTS = PolicyDefaults(follows_namespace=True)
 
 
 def put(delivery: Delivery, thing: Thing, *, is_there: bool) -> None:
@@ -79,21 +116,44 @@ def put(delivery: Delivery, thing: Thing, *, is_there: bool) -> None:
             delivery.put_slice(thing.ref, thing if is_there else None)
         case Pod():
             delivery.put_pod(thing.ref, thing if is_there else None)
+        case ServerPolicy():
+            delivery.put_policy(thing.server, thing if is_there else None)
+        case NamespaceObject():
+            delivery.put_namespace(Namespace(thing.ref.name), thing if is_there else None)
 
 
 def key_of(thing: Thing) -> object:
-    return thing.name if isinstance(thing, OutboundUnit) else thing.ref
+    match thing:
+        case OutboundUnit():
+            return thing.name
+        case ServerPolicy():
+            return thing.server
+        case _:
+            return thing.ref
 
 
 def everything(state: dict[object, Thing], proxy: Proxy) -> dict[TypeUrl, Mapping[str, Mapping[str, Any]]]:
     """Return what `assemble` makes of a state, by kind."""
+    above = {thing.ref.name: thing for thing in state.values() if isinstance(thing, NamespaceObject)}
+    opaque = {name: thing.opaque for name, thing in above.items()}
+    own = state.get(Ref(Kind.POD, proxy.namespace, proxy.name))
+    inbound = NOBODY
+    if isinstance(own, Pod):
+        servers = [thing for thing in state.values() if isinstance(thing, ServerPolicy)]
+        space = above.get(proxy.namespace)
+        inbound = govern(own, servers, DEFAULTS, space.access if space else None, opaque.get(proxy.namespace))
     found = assemble(
         proxy,
         [thing for thing in state.values() if isinstance(thing, OutboundUnit)],
-        [thing for thing in state.values() if isinstance(thing, Service)],
+        [
+            declare_opaque(thing, opaque.get(thing.ref.namespace), SETTINGS.opaque_ports)
+            for thing in state.values()
+            if isinstance(thing, Service)
+        ],
         [thing for thing in state.values() if isinstance(thing, EndpointSlice)],
         SETTINGS,
         [thing for thing in state.values() if isinstance(thing, Pod)],
+        inbound,
     )
     return {
         TypeUrl.LISTENER: found.listeners,
@@ -111,10 +171,16 @@ class Follower:
         self.has: dict[TypeUrl, dict[str, str]] = {kind: {} for kind in TypeUrl}
         self._stream = Stream(delivery.hub, proxy)
         for kind in TypeUrl:
-            names = () if kind in (TypeUrl.LISTENER, TypeUrl.SCOPE) else PORTS
+            names = () if kind in (TypeUrl.LISTENER, TypeUrl.SCOPE) else ASKED
             self._stream.take(DeltaDiscoveryRequest(type_url=kind.value, resource_names_subscribe=names))
 
     def follow(self) -> None:
+        self._stream.wake.set()
+        while self._stream.wake.is_set():
+            self._stream.wake.clear()
+            self._take_all()
+
+    def _take_all(self) -> None:
         for text in self._stream.responses():
             response = DeltaDiscoveryResponse.FromString(text)
             kind = TypeUrl(response.type_url)
@@ -130,7 +196,7 @@ class Follower:
 def test_a_proxy_that_follows_every_change_has_what_the_last_state_gives(
     history: Sequence[tuple[Thing, bool]], namespace: Namespace, every: int
 ) -> None:
-    delivery = Delivery(SETTINGS, linger=0)
+    delivery = Delivery(SETTINGS, linger=0, defaults=DEFAULTS)
     proxy = Proxy(namespace, "client")
     follower = Follower(delivery, proxy)
     state: dict[object, Thing] = {}
@@ -143,11 +209,17 @@ def test_a_proxy_that_follows_every_change_has_what_the_last_state_gives(
         if number % every == 0:
             follower.follow()
     follower.follow()
-    for kind, resources in everything(state, proxy).items():
-        asked_for = {name for name in resources if name in PORTS or kind in (TypeUrl.LISTENER, TypeUrl.SCOPE)}
-        assert follower.has[kind] == {name: make_version(resources[name]) for name in asked_for}
-        for name in asked_for:
-            assert delivery.make(kind, name, delivery.variant(kind, name, proxy)) == resources[name]
     late = Follower(delivery, proxy)
     late.follow()
-    assert late.has == follower.has
+    # A pod that is gone has a proxy that is about to end: nothing more is said to it about who may call.
+    untold = set() if Ref(Kind.POD, namespace, "client") in state else {INBOUND_LISTENER, INBOUND_ROUTES}
+
+    def shown(one: Follower, kind: TypeUrl) -> dict[str, str]:
+        return {name: version for name, version in one.has[kind].items() if name not in untold}
+
+    for kind, resources in everything(state, proxy).items():
+        asked_for = {name for name in resources if name in ASKED or kind in (TypeUrl.LISTENER, TypeUrl.SCOPE)}
+        for each in (follower, late):
+            assert shown(each, kind) == {name: make_version(resources[name]) for name in asked_for - untold}
+        for name in asked_for:
+            assert delivery.make(kind, name, delivery.variant(kind, name, proxy)) == resources[name]

@@ -30,6 +30,7 @@ from meshwright.edge.status_writer import StatusWriter
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
 from meshwright.edge.watch import Put, Reflector, State, Timing
+from meshwright.emit.inbound_unit import emit_defaults_unit, make_defaults_name
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY, Config
 from meshwright.model.ref import Kind, Ref
 from meshwright.parse.bundle_source import BundleSource
@@ -73,7 +74,7 @@ class Replica:
         """Whether everything was compiled once."""
         self.loop = Loop(rounds=rounds, take=self._take, may_start=self._may_start, publish=self._publish)
         self.store = Store(stir=self.loop.stir, touch=self._touch)
-        self.wanted = Wanted()
+        self.wanted = Wanted(always={make_defaults_name(self._config).ref: emit_defaults_unit(self._config)})
         self.guard = Guard(look_again=self._look_again)
         outputs = OutputWriter(
             client=client,
@@ -153,7 +154,9 @@ class Replica:
     @property
     def all_reflectors(self) -> dict[str, Reflector]:
         """All reflectors, by what they follow, in words."""
-        kinds = {kind.word: reflector for kind, reflector in self.reflectors.items()}
+        kinds: dict[str, Reflector] = {}
+        for kind, reflector in self.reflectors.items():
+            kinds[kind.value if kind.word in kinds else kind.word] = reflector
         return kinds | {f"{found.kind.word} ({role.value})": found for role, found in self.named.items()}
 
     @property

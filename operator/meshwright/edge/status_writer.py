@@ -1,8 +1,8 @@
-"""A route's status, written where it differs from what should be said of it.
+"""The status of a route or a rate limit policy, written where it differs from what should be said of it.
 
-``status.parents`` is one atomic list that several controllers share: it is read, our entries are replaced in it, and it
-is written on the condition that nobody wrote meanwhile. What was read is what the watch told, so that a status costs
-one request; only a conflict costs a read more.
+``status.parents`` and ``status.conditions`` are lists that several controllers share, and that are written whole: what
+is stored is read, our entries are replaced in it, and it is written on the condition that nobody wrote meanwhile. What
+was read is what the watch told, so that a status costs one request; only a conflict costs a read more.
 
 Source: Gateway API ``apis/v1/shared_types.go`` RouteStatus.parents.
 """
@@ -15,14 +15,14 @@ from meshwright.edge.apply import NotLeader
 from meshwright.edge.client import ApiError, Client, Resource
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
-from meshwright.emit.status import merge_parents
+from meshwright.emit.status import merge_status
 from meshwright.model.config import STATUS_MANAGER
 from meshwright.model.ref import Kind, Ref
 
 log = logging.getLogger(__name__)
 
 MAX_CONFLICTS = 5
-"""How often one turn reads afresh; after that the route waits its time like after any failure."""
+"""How often one turn reads afresh; after that the object waits its time like after any failure."""
 
 
 def utc_now() -> str:
@@ -31,7 +31,7 @@ def utc_now() -> str:
 
 
 class StatusWriter:
-    """Makes one route's status say what it should. ``where`` says at which version a kind is served."""
+    """Makes one object's status say what it should. ``where`` says at which version a kind is served."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class StatusWriter:
         self._wrote = wrote
 
     async def write(self, ref: Ref) -> None:
-        """Patch the status of the route ``ref`` if it is not as it should be, at most one request in the usual case.
+        """Patch the status of the object ``ref`` if it is not as it should be, at most one request in the usual case.
 
-        A route that was not compiled yet, or edited since, is left alone: the round on its way gives it a new turn.
+        One that was not compiled yet, or edited since, is left alone: the round on its way gives it a new turn.
         Raises `NotLeader`, `ApiError`, `Unreachable`.
         """
         resource = self._where(ref.kind)
@@ -64,8 +64,8 @@ class StatusWriter:
             wanted = self._wanted.statuses.get(ref)
             if seen is None or wanted is None or wanted.generation < seen.generation:
                 return
-            parents = merge_parents(list(seen.status.get("parents") or ()), wanted, self._now())
-            if parents is None:
+            status = merge_status(seen.status, wanted, self._now())
+            if status is None:
                 return
             if not self._may_write():
                 raise NotLeader
@@ -74,13 +74,13 @@ class StatusWriter:
                     resource,
                     ref.namespace,
                     ref.name,
-                    status={"parents": parents},
+                    status=status,
                     resource_version=seen.resource_version,
                     manager=STATUS_MANAGER,
                 )
             except ApiError as error:
                 if error.status == 404:
-                    return  # the route is gone; the watch will tell
+                    return  # the object is gone; the watch will tell
                 if error.status != 409 or attempt == MAX_CONFLICTS - 1:
                     raise
                 if not await self._read_afresh(ref):
@@ -92,7 +92,7 @@ class StatusWriter:
             return
 
     async def _read_afresh(self, ref: Ref) -> bool:
-        """Return whether the route is still there, as the store now has it."""
+        """Return whether the object is still there, as the store now has it."""
         try:
             raw = await self._client.read(self._where(ref.kind), ref.namespace, ref.name)
         except ApiError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meshwright.model.desired import Desired, Json, RouteStatus
+from meshwright.model.desired import Desired, Json, Status
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Kind, Ref, ServiceName
 
@@ -13,19 +13,24 @@ class Wanted:
     """All outputs, statuses and problems by ref.
 
     ``slices`` says which EndpointSlices are there for a Service; ``kept`` which outputs stay as they are stored.
-    ``mesh`` and ``mesh_kept``: those of the outputs, and of what stays, that no round speaks of.
+    ``mesh`` and ``mesh_kept``: those of the outputs, and of what stays, that no round speaks of. ``always``: outputs
+    that settings alone decide.
     """
 
+    always: Mapping[Ref, Json] = field(default_factory=dict)
     outputs: dict[Ref, Json] = field(default_factory=dict)
-    statuses: dict[Ref, RouteStatus] = field(default_factory=dict)
+    statuses: dict[Ref, Status] = field(default_factory=dict)
     problems: dict[Ref, tuple[Problem, ...]] = field(default_factory=dict)
     slices: dict[ServiceName, frozenset[Ref]] = field(default_factory=dict)
     kept: set[Ref] = field(default_factory=set)
     mesh: Mapping[Ref, Json] = field(default_factory=dict)
     mesh_kept: frozenset[Ref] = frozenset()
 
+    def __post_init__(self) -> None:
+        self.outputs.update(self.always)
+
     def update(self, desired: Desired) -> set[Ref]:
-        """Take a part of what should be; return the outputs and routes it speaks of."""
+        """Take a part of what should be; return the outputs, and the objects with a status, it speaks of."""
         touched: set[Ref] = set()
         for unit in desired.kept:
             self.outputs.pop(unit.ref, None)
@@ -49,10 +54,12 @@ class Wanted:
         return touched
 
     def replace(self, desired: Desired) -> set[Ref]:
-        """Take the whole of what should be; return every output and route that it or what was before speaks of."""
+        """Take the whole of what should be; return every output, and every object with a status, that it speaks of, or
+        that was before."""
         touched = {*self.outputs, *self.statuses}
         for part in (self.outputs, self.statuses, self.problems, self.slices, self.kept):
             part.clear()
+        self.outputs.update(self.always)
         self.outputs.update(self.mesh)
         self.kept.update(self.mesh_kept)
         return touched | self.update(desired)

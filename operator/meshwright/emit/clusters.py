@@ -80,7 +80,7 @@ def emit_address_cluster(
 
 
 def emit_blackhole(settings: ProxySettings) -> Json:
-    """Return the Cluster without endpoints, for shares of traffic that must fail."""
+    """Return the Cluster without endpoints, for what must fail."""
     return {
         "name": BLACKHOLE,
         "type": "STATIC",

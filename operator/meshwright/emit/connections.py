@@ -4,16 +4,25 @@ Nothing here depends on any one Service: routes and clusters are fetched when fi
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from meshwright.emit.access_log import emit_access_log
+from meshwright.emit.held import Held
 from meshwright.emit.names import (
     ADDRESS_HEADER,
+    BLACKHOLE,
     CLIENT_ID_HEADER,
     DESTINATION_HEADER,
     INBOUND,
+    INBOUND_ROUTES,
     OVERRIDE_HEADER,
+    PORT_HEADER,
 )
+from meshwright.emit.policy_log import emit_http_policy_logs, emit_tcp_policy_logs
+from meshwright.emit.rate_limit import emit_rate_limit_filter
+from meshwright.emit.rbac import emit_refusing_filter, emit_rules, emit_tcp_filter
 from meshwright.emit.scopes import emit_direct_routes
+from meshwright.emit.settle import emit_settling
 from meshwright.emit.typed import ADS, ADS_AND_WAIT, extension, seconds
 from meshwright.model.desired import Json
 from meshwright.model.pod import AccessLog
@@ -34,14 +43,13 @@ def emit_scoped(destination: str, settings: ProxySettings) -> Json:
     Routes state their own idle timeout: the one here ends with the choice of a route, and so bounds only the wait for
     it. A destination without a scope is a Service younger than our view of it: 503, which clients try again, not 404.
     """
-    # Faults come with the choice of a cluster, which may be made anew when what was missing is there.
     return emit_hcm(
         "outbound",
         {
             **_by_scope(settings),
             "early_header_mutation_extensions": _choose(settings, (DESTINATION_HEADER, destination)),
         },
-        filters=(_on_demand(settings), _FAULT),
+        filters=(_on_demand(settings),),
     )
 
 
@@ -68,7 +76,7 @@ def emit_ingress(scope: str, settings: ProxySettings) -> Json:
     return emit_hcm(
         "ingress",
         {**_by_scope(settings), "early_header_mutation_extensions": _choose(settings, *chosen)},
-        filters=(_on_demand(settings), _FAULT, consumed),
+        filters=(_on_demand(settings), consumed),
     )
 
 
@@ -90,48 +98,54 @@ def emit_inbound_http(
 ) -> Json:
     """Return the HTTP filter in front of the application: everything goes to the address it was sent to.
 
-    Where proxies have identities, the application is told the caller's: ``l5d-client-id`` has its DNS form, and
-    ``x-forwarded-client-cert`` says more. ``is_authenticated``: the caller has one. What callers wrote there
-    themselves is gone in any case.
+    Who may, and how often, is in the routes; without them nobody may. It is the same at every port, so that no other
+    policy ends a connection. Where proxies have identities, the application is told the caller's: ``l5d-client-id``
+    has its DNS form, and ``x-forwarded-client-cert`` says more. ``is_authenticated``: the caller has one. What callers
+    wrote there themselves is gone in any case.
 
     Source: linkerd2-proxy ``linkerd/app/inbound/src/http/set_identity_header.rs``; Envoy
     ``docs/root/configuration/http/http_conn_man/headers.rst`` (x-forwarded-client-cert).
     """
     told: Json = {}
+    names = [(PORT_HEADER, "%DOWNSTREAM_LOCAL_PORT%")]
+    removed = []
     if settings.trust is not None:
         # Removed first: a certificate without a DNS name gives nothing, and nothing is not written.
-        names = ((CLIENT_ID_HEADER, "%DOWNSTREAM_PEER_DNS_SAN%"),) if is_authenticated else ()
-        told["early_header_mutation_extensions"] = _set_headers(*names, removed=(CLIENT_ID_HEADER,))
+        removed.append(CLIENT_ID_HEADER)
         if is_authenticated:
+            names.append((CLIENT_ID_HEADER, "%DOWNSTREAM_PEER_DNS_SAN%"))
             told["forward_client_cert_details"] = "SANITIZE_SET"
             told["set_current_client_cert_details"] = {"uri": True, "dns": True}
-    if logs := emit_access_log(access_log):
-        told["access_log"] = logs
     return emit_hcm(
         "inbound",
         {
             "stream_idle_timeout": "0s",
             **told,
-            "route_config": {
-                "name": "inbound",
-                "validate_clusters": False,
-                "virtual_hosts": [
-                    {
-                        "name": "inbound",
-                        "domains": ["*"],
-                        "routes": [
-                            {
-                                "name": "default",
-                                "match": {"prefix": "/"},
-                                "route": {"cluster": INBOUND, "timeout": "0s", "idle_timeout": "0s"},
-                            }
-                        ],
-                    }
-                ],
-            },
+            "early_header_mutation_extensions": _set_headers(*names, removed=removed),
+            "access_log": [*emit_access_log(access_log), *emit_http_policy_logs(has_tls=is_authenticated)],
+            "rds": {"route_config_name": INBOUND_ROUTES, "config_source": ADS_AND_WAIT},
         },
-        filters=(),
+        filters=(emit_refusing_filter(), emit_rate_limit_filter()),
     )
+
+
+def emit_inbound_bytes(held: Held, *, has_tls: bool) -> list[Json]:
+    """Return the filters in front of the application for a connection that is not HTTP. ``has_tls``: of the mesh.
+
+    Where not everybody may, the verdict is there before the application is connected to.
+    """
+    rules = emit_rules(held.authorizations, is_audit=held.is_audit)
+    by = str(held.authorizations[0].source) if held.is_open and len(held.authorizations) == 1 else None
+    logs = emit_tcp_policy_logs(held.labels, by=by, is_audit=held.is_audit, has_tls=has_tls)
+    if by is not None:
+        return [emit_tcp_filter(rules), emit_fixed_tcp("inbound", INBOUND, **logs)]
+    return [
+        emit_settling(held.authorizations, is_audit=held.is_audit, has_tls=has_tls),
+        emit_tcp_filter(rules),
+        emit_fixed_tcp(
+            "inbound", BLACKHOLE, **logs, upstream_connect_mode="ON_DOWNSTREAM_TLS_HANDSHAKE", max_early_data_bytes=0
+        ),
+    ]
 
 
 def emit_hcm(stat_prefix: str, routing: Json, *, filters: Iterable[Json]) -> Json:
@@ -173,9 +187,9 @@ def emit_tcp(cluster: str, settings: ProxySettings) -> Json:
     )
 
 
-def emit_fixed_tcp(stat_prefix: str, cluster: str) -> Json:
-    """Return the filter that passes bytes to ``cluster``, which is there from the start."""
-    return extension(TCP_FILTER, _TCP_PROXY, stat_prefix=stat_prefix, cluster=cluster, idle_timeout="0s")
+def emit_fixed_tcp(stat_prefix: str, cluster: str, **more: Any) -> Json:
+    """Return the filter that passes bytes to ``cluster``, which is there from the start. ``more``: further fields."""
+    return extension(TCP_FILTER, _TCP_PROXY, stat_prefix=stat_prefix, cluster=cluster, idle_timeout="0s", **more)
 
 
 def emit_set_cluster(name: str) -> Json:
@@ -231,8 +245,6 @@ def _set_headers(*headers: tuple[str, str], removed: Iterable[str] = ()) -> list
         )
     ]
 
-
-_FAULT: Json = extension("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault")
 
 _UNKNOWN_IS_UNAVAILABLE: Json = {
     "mappers": [

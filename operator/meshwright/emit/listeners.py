@@ -12,17 +12,19 @@ from meshwright.emit.connections import (
     DESTINATION,
     emit_direct,
     emit_fixed_tcp,
+    emit_inbound_bytes,
     emit_inbound_http,
     emit_ingress,
     emit_scoped,
     emit_set_cluster,
     emit_tcp,
 )
-from meshwright.emit.names import BLACKHOLE, DIRECT, INBOUND, Address
+from meshwright.emit.held import Held, find_held, find_rest, find_undetected
+from meshwright.emit.names import BLACKHOLE, DIRECT, Address
 from meshwright.emit.tls import emit_server_tls
 from meshwright.emit.typed import extension, seconds, socket_address
 from meshwright.model.desired import Json
-from meshwright.model.identity import TrustDomain
+from meshwright.model.inbound import Inbound
 from meshwright.model.pod import AccessLog, PortRanges
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.units import Port
@@ -100,41 +102,38 @@ def emit_outbound_listener(settings: ProxySettings, opaque: Opaque | None = None
     }
 
 
-def emit_inbound_listener(
-    settings: ProxySettings, opaque: PortRanges | None = None, access_log: AccessLog = AccessLog.NONE
-) -> Json:
+def emit_inbound_listener(settings: ProxySettings, inbound: Inbound) -> Json:
     """Return the listener for connections made to the application: on to the address they were made to.
 
-    ``opaque``: the ports where this pod says that bytes are passed on as they are; ``None`` when it does not say, then
-    the usual ones. ``access_log``: of HTTP requests, whoever makes them. Where proxies have identities, their TLS is
-    told from an application's own by the name it asks for, and HTTP within it by ALPN; everything else is taken as it
-    comes.
+    Where proxies have identities, their TLS is told from an application's own by the name it asks for, and HTTP within
+    it by ALPN; everything else is taken as it comes. Requests are judged by the routes, all other connections here:
+    ports where other callers may have chains of their own, so that another policy for one port cuts connections at no
+    other. A connection whose chain has changed is cut when Envoy has drained it.
+
+    Source: Envoy ``docs/root/configuration/listeners/lds.rst`` (filter chain only update).
     """
-    ranges = _as_ranges(settings.opaque_ports) if opaque is None else opaque
-    shared = _redirected(INBOUND_LISTENER, settings.inbound_port, ranges, settings)
-    http: Json = dict(_HTTP)
-    chains: list[Json] = []
-    if (trust := settings.trust) is not None:
-        http["transport_protocol"] = "raw_buffer"
-        chains = list(_meshed_chains(trust, PortRanges() if opaque is None else opaque, settings, access_log))
+    usual = _as_ranges(settings.opaque_ports) if inbound.opaque is None else inbound.opaque
+    rest = find_rest(inbound)
+    # The proxy's own port is closed, whatever is said of it.
+    held = [find_held(inbound, governed) for governed in inbound.ports if governed.port != settings.inbound_port]
+    own = [each for each in held if not each.limits_bytes_as(rest)]
+    shared = _redirected(INBOUND_LISTENER, settings.inbound_port, find_undetected(usual, held), settings)
+    if settings.trust is not None:
         original, *others = shared["listener_filters"]
         inspector = extension(
             "envoy.filters.listener.tls_inspector", "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
         )
         shared["listener_filters"] = [original, inspector, *others]
+    chains = [
+        *_inbound_chains(rest, settings, inbound.access_log),
+        *_opaque_chains(rest, held, inbound, settings),
+        *(chain for each in own for chain in _inbound_chains(each, settings, inbound.access_log)),
+    ]
     return {
         **shared,
         "traffic_direction": "INBOUND",
-        "filter_chains": [
-            *chains,
-            {
-                "name": "http",
-                "filter_chain_match": http,
-                "filters": [emit_inbound_http(settings, is_authenticated=False, access_log=access_log)],
-            },
-            _closed(settings.inbound_port),
-        ],
-        "default_filter_chain": {"name": "tcp", "filters": [emit_fixed_tcp("inbound", INBOUND)]},
+        "filter_chains": [*chains, _closed(settings.inbound_port)],
+        "default_filter_chain": {"name": "tcp", "filters": emit_inbound_bytes(rest, has_tls=False)},
     }
 
 
@@ -158,29 +157,75 @@ def dev_listener(destination: Address, bind: Address, settings: ProxySettings) -
     }
 
 
-def _meshed_chains(
-    trust: TrustDomain, opaque: PortRanges, settings: ProxySettings, access_log: AccessLog
-) -> Iterable[Json]:
-    """Yield the chains for connections of proxies: HTTP, everything else, and ports where even HTTP is passed on.
+def _inbound_chains(held: Held, settings: ProxySettings, access_log: AccessLog) -> Iterable[Json]:
+    """Yield the chains of a port, or those for the rest, which lack the last: it is the listener's default.
 
-    Of very many opaque ports only the first have a chain: on the others HTTP that was told as such by the caller's
-    proxy is taken as such here.
+    HTTP and bytes are told apart where both are taken. Where only HTTP is, nobody waits to see; whatever is not HTTP
+    gets HTTP's answer, an error, and TLS that is not the mesh's is closed.
     """
-    names = {"transport_protocol": "tls", "server_names": [f"*.{trust.suffix}"]}
+    suffix = "" if held.port is None else f"-{held.port}"
+    at: Json = {} if held.port is None else {"destination_port": held.port}
+    is_detected = held.is_http and held.is_tcp
+    if (trust := settings.trust) is not None:
+        mesh = {**at, "transport_protocol": "tls", "server_names": [f"*.{trust.suffix}"]}
+        if held.is_http:
+            yield {
+                "name": f"mesh-http{suffix}",
+                "filter_chain_match": {
+                    **mesh,
+                    **({"application_protocols": ["h2", "http/1.1"]} if is_detected else {}),
+                },
+                "transport_socket": emit_server_tls(trust, settings, is_http=True),
+                "filters": [emit_inbound_http(settings, is_authenticated=True, access_log=access_log)],
+            }
+        if held.is_tcp:
+            yield {
+                "name": f"mesh-tcp{suffix}",
+                "filter_chain_match": mesh,
+                "transport_socket": emit_server_tls(trust, settings, is_http=False),
+                "filters": emit_inbound_bytes(held, has_tls=True),
+            }
+    if held.is_http:
+        transport: Json = {} if trust is None else {"transport_protocol": "raw_buffer"}
+        yield {
+            "name": f"http{suffix}",
+            "filter_chain_match": {**at, **(_HTTP if is_detected else {}), **transport},
+            "filters": [emit_inbound_http(settings, is_authenticated=False, access_log=access_log)],
+        }
+    if held.port is None:
+        return
+    if held.is_tcp:
+        # No chain is tried again with less: what is not TLS and not HTTP needs one, and so does others' TLS.
+        plain = emit_inbound_bytes(held, has_tls=False)
+        if is_detected and trust is not None:
+            raw = {**at, "transport_protocol": "raw_buffer"}
+            yield {"name": f"raw{suffix}", "filter_chain_match": raw, "filters": plain}
+        yield {"name": f"tcp{suffix}", "filter_chain_match": at, "filters": plain}
+    elif trust is not None:
+        yield {
+            "name": f"closed{suffix}",
+            "filter_chain_match": at,
+            "filters": [emit_fixed_tcp("closed", BLACKHOLE)],
+        }
+
+
+def _opaque_chains(rest: Held, held: Iterable[Held], inbound: Inbound, settings: ProxySettings) -> Iterable[Json]:
+    """Yield the chains for the mesh's connections to ports where the workload says that even HTTP is passed on.
+
+    Of very many only the first have a chain: on the others HTTP that was told as such by the caller's proxy is taken
+    as such here.
+    """
+    if (trust := settings.trust) is None or inbound.opaque is None:
+        return
+    governed = {each.port for each in held}
+    ports = (port for low, high in inbound.opaque.ranges for port in range(low, high + 1) if port not in governed)
     tcp = {
         "transport_socket": emit_server_tls(trust, settings, is_http=False),
-        "filters": [emit_fixed_tcp("inbound", INBOUND)],
+        "filters": emit_inbound_bytes(rest, has_tls=True),
     }
-    yield {
-        "name": "mesh-http",
-        "filter_chain_match": {**names, "application_protocols": ["h2", "http/1.1"]},
-        "transport_socket": emit_server_tls(trust, settings, is_http=True),
-        "filters": [emit_inbound_http(settings, is_authenticated=True, access_log=access_log)],
-    }
-    yield {"name": "mesh-tcp", "filter_chain_match": names, **tcp}
-    ports = (port for low, high in opaque.ranges for port in range(low, high + 1))
     for port, _ in zip(ports, range(_MAX_OPAQUE_CHAINS), strict=False):
-        yield {"name": f"mesh-tcp-{port}", "filter_chain_match": {"destination_port": port, **names}, **tcp}
+        match = {"destination_port": port, "transport_protocol": "tls", "server_names": [f"*.{trust.suffix}"]}
+        yield {"name": f"mesh-tcp-{port}", "filter_chain_match": match, **tcp}
 
 
 def _redirected(name: str, port: Port, opaque: PortRanges, settings: ProxySettings) -> Json:

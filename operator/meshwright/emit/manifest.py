@@ -20,15 +20,20 @@ def make_unit_name(service: ServiceName, namespace: Namespace) -> UnitName:
     """Return where the unit of ``service`` for the group of ``namespace`` lives.
 
     The producer group's, where both namespaces are one, is ``mw-out-<service>``; a consumer group's
-    ``mw-out-<service>.<service-namespace>``. A longer name than a ConfigMap may have keeps its beginning, and the hash
-    of the whole for the rest.
+    ``mw-out-<service>.<service-namespace>``, each shortened where it is too long.
     """
     is_producer = namespace == service.namespace
     name = f"mw-out-{service.name}" if is_producer else f"mw-out-{service.name}.{service.namespace}"
-    if len(name) > _MAX_NAME:
-        digest = _hash(name)
-        name = f"{name[: _MAX_NAME - 1 - len(digest)].rstrip('-.')}-{digest}"
-    return UnitName(namespace, name)
+    return UnitName(namespace, shorten_name(name))
+
+
+def shorten_name(name: str) -> str:
+    """Return ``name`` as a ConfigMap may be called: a longer one keeps its beginning, and the hash of the whole for
+    the rest."""
+    if len(name) <= _MAX_NAME:
+        return name
+    digest = hash_text(name)
+    return f"{name[: _MAX_NAME - 1 - len(digest)].rstrip('-.')}-{digest}"
 
 
 def emit_unit(service: ServiceName, uid: str, group: GroupPolicy) -> Json | Problem:
@@ -45,7 +50,7 @@ def emit_unit(service: ServiceName, uid: str, group: GroupPolicy) -> Json | Prob
         return Problem("", Reason.TOO_LARGE, _explain_size(service, group, size))
     name = make_unit_name(service, group.namespace)
     metadata: Json = {
-        "annotations": {ANNOTATION_HASH: _hash(text)},
+        "annotations": {ANNOTATION_HASH: hash_text(text)},
         "labels": {LABEL_MANAGED_BY: FIELD_MANAGER, LABEL_UNIT: "outbound"},
         "name": name.name,
         "namespace": name.namespace,
@@ -64,5 +69,6 @@ def _explain_size(service: ServiceName, group: GroupPolicy, size: int) -> str:
     )
 
 
-def _hash(text: str) -> str:
+def hash_text(text: str) -> str:
+    """Return what tells one content of a unit from another."""
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]

@@ -1,20 +1,11 @@
-"""Envoy route matches for Gateway API matches, and the order in which they must stand.
-
-Envoy takes the first route that matches, Gateway API the most specific one: so the order is part of the answer.
-"""
+"""Envoy route matches for Gateway API matches."""
 
 import re
 
 from meshwright.model.desired import Json
-from meshwright.model.linked import BoundRule
 from meshwright.model.route import GrpcMatch, HttpMatch, NamedText, Path, PathMatch, Text, TextMatch
 
-_LAST = 1 << 62
-_PATH_RANK = {PathMatch.EXACT: 0, PathMatch.REGEX: 1, PathMatch.PREFIX: 2}
 _ANY_NAME = "[^/]+"
-
-Order = tuple[int | str, ...]
-"""A sort key: the lowest is matched first."""
 
 
 def emit_http_match(match: HttpMatch) -> Json:
@@ -40,48 +31,6 @@ def emit_grpc_match(match: GrpcMatch) -> Json:
     if match.headers:
         emitted["headers"] = [_emit_named(header) for header in match.headers]
     return emitted
-
-
-def order_http(rule: BoundRule, match: HttpMatch, match_index: int) -> Order:
-    """Return the place of a match among all of one port.
-
-    Exact path, then expression, then prefix; the longer path; with a method; more headers; more query parameters;
-    then age, name and place, as for every kind.
-
-    Source: Gateway API ``apis/v1/httproute_types.go`` HTTPRouteRule.Matches. It leaves the place of expressions
-    open; after prefixes, a rule for ``/`` would hide them all.
-    """
-    length = len(match.path.value.rstrip("/")) if match.path.how is PathMatch.PREFIX else len(match.path.value)
-    return (
-        _PATH_RANK[match.path.how],
-        -length,
-        0 if match.method is not None else 1,
-        -len(match.headers),
-        -len(match.query),
-        *_order_ties(rule, match_index),
-    )
-
-
-def order_grpc(rule: BoundRule, match: GrpcMatch, match_index: int) -> Order:
-    """Return the place of a match among all of one port.
-
-    More characters in the service, then in the method; names before expressions; more headers; then age, name and
-    place, as for every kind.
-
-    Source: Gateway API ``apis/v1/grpcroute_types.go`` GRPCRouteRule.Matches; names before expressions is ours.
-    """
-    texts = (match.service, match.method)
-    return (
-        *(-len(text.value) if text else 0 for text in texts),
-        sum(text is not None and text.how is TextMatch.REGEX for text in texts),
-        -len(match.headers),
-        *_order_ties(rule, match_index),
-    )
-
-
-def _order_ties(rule: BoundRule, match_index: int) -> Order:
-    created = _LAST if rule.created is None else rule.created
-    return created, f"{rule.route.namespace}/{rule.route.name}", rule.index, match_index
 
 
 def _emit_path(path: Path) -> Json:

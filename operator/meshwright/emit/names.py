@@ -26,6 +26,16 @@ ADDRESS_HEADER = "x-mesh-address"
 """Carries the original destination in an ingress controller's proxy, where the other may carry a name; likewise
 removed."""
 
+PORT_HEADER = "x-mesh-port"
+"""Carries the port that a connection was made to from the listener to the choice of a virtual host; likewise
+removed."""
+
+INBOUND_ROUTES = "inbound"
+"""The RouteConfiguration of requests made to the application. Every proxy has its own."""
+
+POLICY_LOG_BUCKET = "policy-log"
+"""The token bucket that bounds how much is written of refusals. A resource of its own, of ``envoy.type.v3``."""
+
 OVERRIDE_HEADER = "l5d-dst-override"
 """Where an ingress controller names the Service that a request is for.
 

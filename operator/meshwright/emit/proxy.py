@@ -21,6 +21,7 @@ from meshwright.emit.clusters import (
     pods_behind,
 )
 from meshwright.emit.connections import HCM_FILTER, ON_DEMAND_FILTER, TCP_FILTER
+from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.listeners import (
     INBOUND_LISTENER,
     OUTBOUND_LISTENER,
@@ -32,15 +33,18 @@ from meshwright.emit.names import (
     ADDRESS_HEADER,
     BLACKHOLE,
     DIRECT,
+    INBOUND_ROUTES,
     PASSTHROUGH,
     Address,
     ServicePortName,
     parse_name,
     write_authorities,
 )
+from meshwright.emit.policy_log import BOUNDING_FILTER
 from meshwright.emit.scopes import choose_virtual_host, emit_direct_routes, emit_route_configuration, emit_scope
 from meshwright.model.desired import Json
 from meshwright.model.identity import ServiceAccount
+from meshwright.model.inbound import Inbound
 from meshwright.model.pod import Pod
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings, Resources
 from meshwright.model.ref import Kind, Ref, ServiceName
@@ -113,12 +117,13 @@ def assemble(
     slices: Iterable[EndpointSlice],
     settings: ProxySettings,
     pods: Iterable[Pod] = (),
+    inbound: Inbound | None = None,
 ) -> Resources:
     """Return everything that ``proxy`` can ask for, by name. Clusters for addresses of no Service are not in it: there
     is one for each.
 
     Should two Services claim one address, it is the first one's, by namespace and name. A pod that is not among
-    ``pods`` is nobody.
+    ``pods`` is nobody. ``inbound``: who may call the proxy's own pod; ``None``: everybody.
     """
     by_name = {service.name: service for service in sorted(services, key=lambda service: service.name)}
     by_ref = {pod.ref: pod for pod in pods}
@@ -136,7 +141,11 @@ def assemble(
     for piece in slices:
         of_service[piece.service].append(piece)
     scopes: dict[str, Json] = {DIRECT: emit_scope(DIRECT, DIRECT)} if is_ingress else {}
-    routes: dict[str, Json] = {DIRECT: emit_direct_routes(ADDRESS_HEADER)} if is_ingress else {}
+    if inbound is None:
+        inbound = Inbound() if own_pod is None else Inbound(opaque=own_pod.opaque, access_log=own_pod.access_log)
+    routes: dict[str, Json] = {INBOUND_ROUTES: emit_inbound_routes(settings, inbound)}
+    if is_ingress:
+        routes[DIRECT] = emit_direct_routes(ADDRESS_HEADER)
     clusters: dict[str, Json] = {BLACKHOLE: emit_blackhole(settings)}
     endpoints: dict[str, Json] = {}
     by_ip: dict[str, Pod] = {}
@@ -169,18 +178,12 @@ def assemble(
     return Resources(
         listeners={
             OUTBOUND_LISTENER: emit_outbound_listener(settings, opaque, is_ingress=is_ingress),
-            INBOUND_LISTENER: _inbound(settings, own_pod),
+            INBOUND_LISTENER: emit_inbound_listener(settings, inbound),
         },
         scopes=scopes,
         routes=routes,
         clusters=clusters,
         endpoints=endpoints,
-    )
-
-
-def _inbound(settings: ProxySettings, own: Pod | None) -> Json:
-    return (
-        emit_inbound_listener(settings) if own is None else emit_inbound_listener(settings, own.opaque, own.access_log)
     )
 
 
@@ -241,13 +244,26 @@ def _static_listener(listener: Mapping[str, Any], resources: Resources) -> Json:
 
 def _static_filter(each: Mapping[str, Any], resources: Resources) -> Json:
     config = {key: value for key, value in each["typed_config"].items() if key != "on_demand"}
+    if "access_log" in config:
+        config["access_log"] = [_static_log(log) for log in config["access_log"]]
     if each["name"] == HCM_FILTER:
         config["http_filters"] = [part for part in config["http_filters"] if part["name"] != ON_DEMAND_FILTER]
         if "scoped_routes" in config:
             config["scoped_routes"] = _static_scopes(config["scoped_routes"], resources)
+        elif "rds" in config:
+            config["route_config"] = resources.routes[config.pop("rds")["route_config_name"]]
         elif config["stat_prefix"] == "direct":
             config["route_config"] = _to_passthrough(config["route_config"])
     return {**each, "typed_config": config}
+
+
+def _static_log(log: Mapping[str, Any]) -> Json:
+    """Return an access log without the bound that a delivery server sets."""
+    filters = log.get("filter", {}).get("and_filter", {}).get("filters", ())
+    kept = [each for each in filters if each.get("extension_filter", {}).get("name") != BOUNDING_FILTER]
+    if len(kept) == len(filters):
+        return dict(log)
+    return {**log, "filter": kept[0] if len(kept) == 1 else {"and_filter": {"filters": kept}}}
 
 
 def _static_scopes(scoped: Mapping[str, Any], resources: Resources) -> Json:

@@ -1,13 +1,17 @@
-"""What a route's author reads in ``status.parents``."""
+"""What authors read in ``status``: of a route in ``parents``, of a rate limit policy in ``conditions``."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from meshwright.model.config import CONTROLLER_NAME
-from meshwright.model.desired import Condition, Json, ParentStatus, RouteStatus
+from meshwright.model.desired import Condition, Json, LimitStatus, ParentStatus, RouteStatus, Status
 from meshwright.model.linked import Verdict
+from meshwright.model.linked_server import LimitVerdict
+from meshwright.model.policy import RateLimitPolicy
 from meshwright.model.problem import Problem, Reason
+from meshwright.model.ref import Kind
 from meshwright.model.route import ParentRef, Route
+from meshwright.model.snapshot import Broken
 
 _OWN_TYPES = frozenset(("Accepted", "ResolvedRefs", "PartiallyInvalid"))
 _MAX_PARENTS = 32
@@ -22,15 +26,80 @@ _REF_REASONS = (
 
 
 def emit_route_status(route: Route, verdicts: Iterable[Verdict]) -> RouteStatus:
-    """Return our part of the status of ``route``. ``verdicts``: those of all its Services, in any order."""
+    """Return our part of the status of ``route``. ``verdicts``: those of all its parents, in any order."""
     in_order = sorted(verdicts, key=lambda verdict: verdict.index)
     return RouteStatus(
         generation=route.generation,
         parents=tuple(
-            ParentStatus(parent=verdict.parent.written, conditions=_emit_conditions(route, verdict))
+            ParentStatus(parent=_write_parent(verdict.parent), conditions=_emit_conditions(route, verdict))
             for verdict in in_order
         ),
     )
+
+
+def emit_limit_status(policy: RateLimitPolicy, verdict: LimitVerdict) -> LimitStatus:
+    """Return our part of the status of ``policy``.
+
+    Source: linkerd2 ``policy-controller/k8s/status/src/index.rs`` (conditions of HTTPLocalRateLimitPolicy).
+    """
+    if verdict.problem is None:
+        where = f"In force on Server {policy.target.namespace}/{policy.server}"
+        accepted = _condition("Accepted", is_true=True, reason="Accepted", message=_join((verdict.note or where,)))
+    else:
+        reason, message = verdict.problem.reason, _join((verdict.problem,))
+        accepted = _condition("Accepted", is_true=False, reason=reason, message=message)
+    return LimitStatus(generation=policy.generation, server=policy.server, accepted=accepted)
+
+
+def emit_broken_status(broken: Broken) -> Status:
+    """Return our part of the status of an object that stands for nothing: a route loses our entries."""
+    if broken.ref.kind is not Kind.RATE_LIMIT_POLICY:
+        return RouteStatus(generation=broken.generation, parents=())
+    accepted = _condition(
+        "Accepted", is_true=False, reason=Reason.INVALID_OBJECT, message=_join(broken.problems) or "It cannot be read."
+    )
+    return LimitStatus(generation=broken.generation, server=None, accepted=accepted)
+
+
+def merge_status(stored: Json, wanted: Status, now: str) -> Json | None:
+    """Return the members of ``status`` to be written, ``None`` when nothing would change or our copy is stale.
+
+    ``stored``: the whole status, not changed. ``now``: RFC 3339, the time of a condition whose status flips.
+    """
+    match wanted:
+        case RouteStatus():
+            parents = merge_parents(list(stored.get("parents") or ()), wanted, now)
+            return None if parents is None else {"parents": parents}
+        case LimitStatus():
+            return merge_limit(stored, wanted, now)
+
+
+def merge_limit(stored: Json, wanted: LimitStatus, now: str) -> Json | None:
+    """Return the new ``conditions`` and ``targetRef`` of a rate limit policy, ``None`` when nothing would change or
+    our copy of the policy is stale.
+
+    Conditions of other types stay where they are. Linkerd's schema of this kind has no ``observedGeneration``: where it
+    was not stored, a condition is not written again for it. A target that we cannot read is left as it was told
+    before; without any the schema takes no status.
+    """
+    existing: list[Json] = list(stored.get("conditions") or ())
+    ours = next((each for each in existing if each.get("type") == wanted.accepted.type), None)
+    if ours is not None and ours.get("observedGeneration", 0) > wanted.generation:
+        return None
+    target = stored.get("targetRef")
+    if wanted.server is not None:
+        target = {"group": Kind.SERVER.group, "kind": Kind.SERVER.word, "name": wanted.server}
+    if target is None:
+        return None
+    condition = _merge_condition(ours or {}, wanted.accepted, wanted.generation, now)
+    if ours is not None and "observedGeneration" not in ours:
+        bare = {key: value for key, value in condition.items() if key != "observedGeneration"}
+        condition = ours if bare == ours else condition
+    conditions = [condition if each is ours else each for each in existing]
+    if ours is None:
+        conditions.append(condition)
+    is_same = conditions == existing and target == stored.get("targetRef")
+    return None if is_same else {"conditions": conditions, "targetRef": target}
 
 
 def merge_parents(existing: list[Json], wanted: RouteStatus | None, now: str) -> list[Json] | None:
@@ -63,6 +132,28 @@ def merge_parents(existing: list[Json], wanted: RouteStatus | None, now: str) ->
     return None if merged == existing else merged
 
 
+def _write_parent(parent: ParentRef) -> tuple[tuple[str, str | int], ...]:
+    """Return how an entry names its parent: a Service as its author wrote it, a Server in full.
+
+    Source: linkerd2 ``policy-controller/k8s/status/src/index.rs`` (``parent_ref`` of a Server: group, kind, namespace
+    and name).
+    """
+    if not parent.is_server:
+        return parent.written
+    said: dict[str, str | int] = {
+        "group": parent.group,
+        "kind": parent.kind,
+        "namespace": parent.namespace,
+        "name": parent.name,
+    }
+    # Those two are refused; without them, two such entries would be one.
+    if parent.port is not None:
+        said["port"] = parent.port
+    if parent.section_name is not None:
+        said["sectionName"] = parent.section_name
+    return tuple(sorted(said.items()))
+
+
 def _emit_conditions(route: Route, verdict: Verdict) -> tuple[Condition, ...]:
     conditions = [_emit_accepted(route, verdict), _emit_resolved(verdict)]
     if verdict.too_large is not None:
@@ -70,7 +161,8 @@ def _emit_conditions(route: Route, verdict: Verdict) -> tuple[Condition, ...]:
         conditions.append(_condition("PartiallyInvalid", is_true=True, reason=Reason.TOO_LARGE, message=message))
     elif verdict.dropped:
         reason = _rule_reason(verdict.dropped)
-        message = f"Dropped Rule (its requests are refused): {_join(verdict.dropped)}"
+        fate = "nothing of it is in force" if verdict.parent.is_server else "its requests are refused"
+        message = f"Dropped Rule ({fate}): {_join(verdict.dropped)}"
         conditions.append(_condition("PartiallyInvalid", is_true=True, reason=reason, message=message))
     return tuple(conditions)
 
@@ -79,14 +171,25 @@ def _emit_accepted(route: Route, verdict: Verdict) -> Condition:
     if verdict.refusals:
         reason = verdict.refusals[0].reason
         if reason not in (Reason.NO_MATCHING_PARENT, Reason.CONFLICTED):
-            message = f"No rule can be in force, so their requests are refused: {_join(verdict.refusals)}"
+            message = f"{_write_consequence(verdict)}: {_join(verdict.refusals)}"
             return _condition("Accepted", is_true=False, reason=_rule_reason(verdict.refusals), message=message)
         return _condition("Accepted", is_true=False, reason=reason, message=_join(verdict.refusals))
+    if verdict.parent.is_server:
+        message = _join((f"In force on Server {verdict.parent.namespace}/{verdict.parent.name}", *verdict.notes))
+        return _condition("Accepted", is_true=True, reason="Accepted", message=message)
     where = ("port " if len(verdict.ports) == 1 else "ports ") + ", ".join(str(port) for port in verdict.ports)
     clients = _write_clients(route, verdict.parent)
     service = f"{verdict.parent.namespace}/{verdict.parent.name}"
     message = _join((f"In force on {where} of Service {service}, {clients}", *verdict.notes))
     return _condition("Accepted", is_true=True, reason="Accepted", message=message)
+
+
+def _write_consequence(verdict: Verdict) -> str:
+    if not verdict.parent.is_server:
+        return "No rule can be in force, so their requests are refused"
+    if verdict.is_attached:
+        return "No rule can be in force, so their requests are not found"
+    return "The route is not in force, as if it were not there"
 
 
 def _write_clients(route: Route, parent: ParentRef) -> str:

@@ -1,0 +1,88 @@
+"""Who may, in Envoy's words."""
+
+from typing import Any
+
+import pytest
+
+from meshwright.emit.rbac import emit_not_found_rbac, emit_refusing_filter, emit_route_rbac, emit_rules
+from meshwright.model.inbound import EVERYWHERE, Authorization, Source
+from meshwright.model.policy import Network, Proof
+
+WEB = Source("policy.linkerd.io", "authorizationpolicy", "shop", "web")
+ANY = {"any": True}
+LOCALHOST = {"permissions": [ANY], "principals": []}
+
+
+def cidr(address: str, length: int) -> dict[str, Any]:
+    return {"direct_remote_ip": {"address_prefix": address, "prefix_len": length}}
+
+
+def mtls(**how: Any) -> dict[str, Any]:
+    kind = "type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config"
+    return {"custom": {"name": "envoy.rbac.principals.mtls_authenticated", "typed_config": {"@type": kind, **how}}}
+
+
+def san(kind: str, **matcher: Any) -> dict[str, Any]:
+    return mtls(san_matcher={"san_type": kind, "matcher": matcher})
+
+
+NAMED = {"proof": Proof.IDENTITY, "exact": ("web.x", "spiffe://x/vm"), "suffixes": (".y",)}
+NAMES = [san("DNS", exact="web.x"), san("URI", exact="spiffe://x/vm"), san("DNS", suffix=".y")]
+NEAR = (Network("10.0.0.0/8", ("10.1.0.0/16",)), Network("fd00::/8"))
+PLACES = [{"and_ids": {"ids": [cidr("10.0.0.0", 8), {"not_id": cidr("10.1.0.0", 16)}]}}, cidr("fd00::", 8)]
+
+
+@pytest.mark.parametrize(
+    ("who", "principals"),
+    [
+        ({}, [ANY]),
+        ({"proof": Proof.ANY_TLS}, [mtls(any_validated_client_certificate=True)]),
+        ({"proof": Proof.IDENTITY, "is_any": True}, [san("DNS", safe_regex={"regex": ".+"})]),
+        (NAMED, NAMES),
+        ({"networks": NEAR}, PLACES),
+        ({"networks": NEAR, **NAMED}, [{"and_ids": {"ids": [{"or_ids": {"ids": each}} for each in (PLACES, NAMES)]}}]),
+        (
+            {"networks": NEAR[1:], "proof": Proof.IDENTITY, "exact": ("web.x",)},
+            [{"and_ids": {"ids": [PLACES[1], NAMES[0]]}}],
+        ),
+        ({"networks": EVERYWHERE[:1]}, [cidr("0.0.0.0", 0)]),
+        ({"networks": (Network("0.0.0.0/0", ("10.0.0.0/8",)), EVERYWHERE[1])}, None),
+        ({"networks": ()}, []),
+        ({"proof": Proof.IDENTITY}, []),
+        ({"networks": (), "proof": Proof.IDENTITY, "is_any": True}, []),
+    ],
+)
+def test_a_caller_comes_from_a_network_and_shows_proof(who: dict[str, Any], principals: list[Any] | None) -> None:
+    policies = emit_rules([Authorization(source=WEB, **who)], is_audit=False)["policies"]
+    assert policies.pop("default/localhost")["principals"] == [cidr("127.0.0.0", 8), cidr("::1", 128)]
+    if principals is None:
+        assert ANY not in policies["authorizationpolicy/shop/web"]["principals"], "excepts are never passed over"
+    elif principals:
+        assert policies == {"authorizationpolicy/shop/web": {"permissions": [ANY], "principals": principals}}
+    else:
+        assert policies == {}, "a policy without callers is one that Envoy does not load"
+
+
+def test_authorizations_of_one_source_are_one_policy() -> None:
+    both = [Authorization(source=WEB, proof=Proof.IDENTITY, exact=(name,)) for name in ("a", "b")]
+    policies = emit_rules(both, is_audit=False)["policies"]
+    assert policies["authorizationpolicy/shop/web"]["principals"] == [san("DNS", exact="a"), san("DNS", exact="b")]
+
+
+def test_audit_lets_everybody_in_after_all_others() -> None:
+    sources = [WEB, Source("policy.linkerd.io", "serverauthorization", "shop", "zzz")]
+    names = sorted(emit_rules([Authorization(source=each) for each in sources], is_audit=True)["policies"])
+    assert names == [
+        "authorizationpolicy/shop/web",
+        "default/localhost",
+        "serverauthorization/shop/zzz",
+        "~default/audit",
+    ]
+
+
+def test_nothing_that_is_written_leaves_a_route_open() -> None:
+    assert emit_refusing_filter()["typed_config"]["rules"] == {"policies": {}}
+    [rbac] = emit_route_rbac(emit_rules((), is_audit=False)).values()
+    assert list(rbac["rbac"]["rules"]["policies"]) == ["default/localhost"]
+    [told] = emit_not_found_rbac().values()
+    assert told["rbac"].keys() == {"shadow_rules"}
