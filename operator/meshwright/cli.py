@@ -97,6 +97,40 @@ COMMANDS = {
             ("meshwright check --proxy -n shop", "the installation, and every proxy in namespace shop"),
         ),
     ),
+    "explain": Command(
+        module="meshwright.edge.explain_command",
+        summary="say who may call whom, who says so, and for every other authorization why it does not",
+        examples=(
+            (
+                "meshwright explain access --from shop/web --to shop/cart:8080 --path /cart/42",
+                "in the cluster: may the pod web call this?",
+            ),
+            (
+                "meshwright explain access -f policies/ --from 192.0.2.7 --to shop/cart:8080",
+                "by manifests alone: may somebody without an identity?",
+            ),
+        ),
+    ),
+    "policy": Command(
+        module="meshwright.edge.policy_command",
+        summary="try policy before it is applied; have it written from what was seen",
+        examples=(
+            (
+                "meshwright policy test policy-test.yaml",
+                "a file of who is to be let in, and who is not; no cluster needed",
+            ),
+            ("meshwright policy test --help", "what such a file looks like"),
+            ("meshwright policy generate -n shop > shop-policy.yaml", "who was seen calling, as policy in audit mode"),
+        ),
+    ),
+    "audit": Command(
+        module="meshwright.edge.audit_command",
+        summary="say who was refused, or would be if audit mode were deny, and what would let them in",
+        examples=(
+            ("meshwright audit -n shop --since 24h", "who calls the workloads of namespace shop without leave"),
+            ("meshwright audit -o json", "all of the mesh, for machines"),
+        ),
+    ),
     "identity": Command(
         module="meshwright.edge.identity_command",
         summary="make a trust anchor and an issuer without cert-manager, and show those of a cluster",

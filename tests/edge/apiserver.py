@@ -94,6 +94,8 @@ class ApiServer:
         self._runner: web.AppRunner | None = None
         self.reviews: dict[str, Callable[[Json], Json]] = {}
         """What a review of a kind is answered, by its plural: it is asked, and nothing is stored."""
+        self.pages: dict[str, str] = {}
+        """What is no object, by its path: a container's log, what a pod answers through the server."""
 
     async def __aenter__(self) -> "ApiServer":
         app = web.Application(client_max_size=2**24)
@@ -230,6 +232,8 @@ class ApiServer:
         parts = request.path.strip("/").split("/")
         if (discovered := discover(self.cluster.resources.values(), parts)) is not None:
             return _json(discovered)
+        if (page := self.pages.get(request.path)) is not None:
+            return web.Response(text=page)
         group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
         namespace = ""
         if len(rest) > 2 and rest[0] == "namespaces":

@@ -5,6 +5,7 @@ No requests here: a test changes the cluster with these methods as another clien
 
 import copy
 import itertools
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -201,10 +202,15 @@ class Cluster:
 
 
 def selects(labels: str, raw: Json) -> bool:
-    """Return whether a label selector of ``key`` and ``key=value`` terms takes an object."""
+    """Return whether a label selector of ``key``, ``key=value`` and ``key in (a,b)`` terms takes an object."""
     have = raw["metadata"].get("labels") or {}
-    terms = [term.partition("=") for term in labels.split(",") if term]
-    return all(key in have and (not equals or have[key] == value) for key, equals, value in terms)
+    for term in re.split(r",(?![^(]*\))", labels) if labels else ():
+        key, sought, values = term.partition(" in ")
+        if not sought:
+            key, sought, values = term.partition("=")
+        if key not in have or (sought and have[key] not in values.strip("()").split(",")):
+            return False
+    return True
 
 
 def _crd_name(resource: Resource) -> str:

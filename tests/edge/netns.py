@@ -25,6 +25,7 @@ from meshwright.edge.delivered import Delivery
 from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.inbound import PolicyDefaults
 from meshwright.model.pod import PROXY_UID, Pod
 from meshwright.model.proxy import EndpointSlice, Proxy, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref
@@ -338,7 +339,7 @@ class Net:
             secrets_folder=str(base / "secrets"),
         )
         self.anchor.issue(TRUST, place.pod.account).write(settings, self.anchor)
-        delivery = Delivery(settings)
+        delivery = Delivery(settings, defaults=PolicyDefaults())
         for each in self.places.values():
             delivery.put_pod(each.pod.ref, each.pod)
         for service in self.services:

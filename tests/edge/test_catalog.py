@@ -31,6 +31,8 @@ def test_objects_go_where_they_belong_and_the_rest_is_counted() -> None:
 {apiVersion: kustomize.config.k8s.io/v1beta1, kind: Kustomization}
 ---
 {apiVersion: policy.linkerd.io/v1beta3, kind: HTTPRoute, metadata: {name: web}}
+---
+{apiVersion: policy.linkerd.io/v1beta3, kind: EgressNetwork, metadata: {name: web}}
 """
 
     catalog = sort_manifests(read_text(text, "f").manifests, SHOP)
@@ -39,12 +41,13 @@ def test_objects_go_where_they_belong_and_the_rest_is_counted() -> None:
         Ref(Kind.NAMESPACE, Namespace(""), "shop"),
         Ref(Kind.SERVICE, SHOP, "web"),
         Ref(Kind.HTTP_ROUTE, Namespace("other"), "web"),
+        Ref(Kind.POLICY_HTTP_ROUTE, SHOP, "web"),
     }
     assert catalog.compiled[Ref(Kind.SERVICE, SHOP, "web")].raw["metadata"] == {"name": "web", "namespace": "shop"}
     assert list(catalog.workloads) == [("Deployment.apps", SHOP, "web")]
     assert list(catalog.pods) == [Ref(Kind.POD, SHOP, "web-0")]
     assert list(catalog.slices) == [Ref(Kind.ENDPOINT_SLICE, SHOP, "web-x")]
-    assert catalog.unread == {"HTTPRoute.policy.linkerd.io": 1, "Kustomization.kustomize.config.k8s.io": 1}
+    assert catalog.unread == {"EgressNetwork.policy.linkerd.io": 1, "Kustomization.kustomize.config.k8s.io": 1}
     assert (catalog.problems, catalog.unreadable) == ((), ())
 
 

@@ -143,7 +143,7 @@ def test_routes_of_gateways_and_unknown_kinds_are_said_once(tmp_path: Path, caps
     assert main(["compile", write(tmp_path, gateway_route, secret % "a", secret % "b")]) == 0
 
     assert capsys.readouterr().err.splitlines() == [
-        "note: 1 of 1 routes have no Service as a parent, others look after them (HTTPRoute shop/web)",
+        "note: 1 of 1 routes have no Service or Server as a parent, others look after them (HTTPRoute shop/web)",
         "note: not compiled, meshwright has no use for them: 2 Secret",
     ]
 

@@ -10,6 +10,7 @@ from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.stream import Stream
 from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.inbound import PolicyDefaults
 from meshwright.model.pod import PROXY_CONTAINER, AccessLog, Pod, PortRanges
 from meshwright.model.proxy import EndpointSlice, Proxy, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref, ServiceName
@@ -53,12 +54,16 @@ def make_slice(service: ServiceName, **targets: str) -> EndpointSlice:
     )
 
 
+CLIENT = make_pod("client", "10.0.0.7", account="client")
+
+
 class Ear:
     """A proxy that asked for everything there is here, and what it was told to look at."""
 
     def __init__(self, delivery: Delivery, name: str = "client") -> None:
         self.proxy = Proxy(SHOP, name)
         self.heard: list[tuple[TypeUrl, str]] = []
+        delivery.variant(TypeUrl.LISTENER, "inbound", self.proxy)
         for cluster in CLUSTERS:
             delivery.hub.subscribe(self, TypeUrl.CLUSTER, cluster)
         for port in PORTS:
@@ -76,7 +81,8 @@ class Ear:
 
 @pytest.fixture
 def delivery() -> Delivery:
-    made = Delivery(SETTINGS, linger=0)
+    made = Delivery(SETTINGS, linger=0, defaults=PolicyDefaults())
+    made.put_pod(CLIENT.ref, CLIENT)
     made.put_service(WEB, make_service("web", "10.96.0.10"))
     made.put_service(API, make_service("api", "10.96.0.11"))
     made.put_pod(make_pod().ref, make_pod())
@@ -239,7 +245,8 @@ def test_a_proxy_writes_down_what_its_own_pod_asks_for(delivery: Delivery) -> No
     def logs(proxy: str) -> list[Any]:
         listener = get(delivery, TypeUrl.LISTENER, "inbound", proxy)
         [http] = [chain for chain in listener["filter_chains"] if chain["name"] == "mesh-http"]
-        return [each["typed_config"]["log_format"] for each in http["filters"][0]["typed_config"].get("access_log", ())]
+        found = http["filters"][0]["typed_config"].get("access_log", ())
+        return [each["typed_config"]["log_format"] for each in found if "filter" not in each]
 
     own, other = Ear(delivery, "web-1"), Ear(delivery)
     assert logs("web-1") == []
@@ -287,7 +294,7 @@ def test_an_ingress_controllers_proxy_gets_names_and_nobody_else_does(delivery: 
         for domain in ("", ".cluster.local")
         for port in ("", ":80")
     }
-    assert own.take() == {TypeUrl.LISTENER: {"outbound"}, TypeUrl.SCOPE: named}
+    assert own.take() == {TypeUrl.LISTENER: {"inbound", "outbound"}, TypeUrl.SCOPE: named}
     assert other.take() == {}
     assert set(delivery.names(TypeUrl.SCOPE)) == {"10.96.0.10:80", "10.96.0.11:80"} | named
     for name in named:
@@ -304,7 +311,7 @@ def test_an_ingress_controllers_proxy_gets_names_and_nobody_else_does(delivery: 
 
 
 def test_pods_and_namespaces_are_read_as_the_api_server_has_them() -> None:
-    delivery = Delivery(SETTINGS)
+    delivery = Delivery(SETTINGS, defaults=PolicyDefaults())
     ref = Ref(Kind.POD, SHOP, "web-1")
     raw: dict[str, Any] = {
         "apiVersion": "v1",
@@ -323,6 +330,7 @@ def test_pods_and_namespaces_are_read_as_the_api_server_has_them() -> None:
     annotations = {"config.linkerd.io/opaque-ports": "80"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}}
     delivery.put(Ref(Kind.NAMESPACE, SHOP, "shop"), namespace)
+    delivery.put_pod(CLIENT.ref, CLIENT)
     assert has_chain(delivery, "mesh-tcp-80", "client")
 
 

@@ -55,6 +55,7 @@ def test_every_flag_can_be_set_in_the_environment(monkeypatch: pytest.MonkeyPatc
         "SIGNING_PORT": "4",
         "PLAINTEXT": "true",
         "OPAQUE_PORTS": "1-2,25",
+        "POLICY_LOG_RATE": "7",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "debug",
     }
@@ -77,6 +78,7 @@ def test_every_flag_can_be_set_in_the_environment(monkeypatch: pytest.MonkeyPatc
         "leaf_lifetime": timedelta(hours=2),
         "signing_port": 4,
         "plaintext": True,
+        "policy_log_rate": 7,
         "opaque_ports": (1, 2, 25),
         "log_format": "json",
         "log_level": "debug",

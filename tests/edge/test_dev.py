@@ -13,6 +13,7 @@ import pytest
 
 from meshwright.cli import main
 from meshwright.edge.catalog import Catalog, sort_manifests
+from meshwright.edge.dev import say_not_in_force
 from meshwright.edge.local_envoy import EnvoyError, find_envoy, run_envoy
 from meshwright.edge.local_mesh import LocalMesh, LocalOptions, Reach, open_mesh
 from meshwright.edge.manifests import read_text
@@ -55,6 +56,19 @@ PLAIN = workload("web") + workload("blue") + workload("green")
 
 def catalog(*texts: str) -> Catalog:
     return sort_manifests(read_text("".join(texts), "all.yaml").manifests, SHOP)
+
+
+def test_policy_that_nobody_carries_out_is_said_not_to_be_in_force() -> None:
+    server = """\
+apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {name: web, namespace: shop}
+spec: {podSelector: {}, port: 8080}
+"""
+    assert say_not_in_force(catalog(PLAIN)) == ""
+    assert say_not_in_force(catalog(PLAIN, server)).startswith(
+        "who may call is checked but not in force here (1 Server)"
+    )
 
 
 def url(mesh: LocalMesh, service: str, port: int = 8080) -> str:

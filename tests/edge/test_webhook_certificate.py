@@ -11,7 +11,14 @@ import pytest
 
 from meshwright.edge.client import Client, Json
 from meshwright.edge.live_certificate import LiveCertificate
-from meshwright.edge.webhook_certificate import CONFIGURATIONS, LIFETIME, SECRETS, WebhookCertificate, make_secret
+from meshwright.edge.webhook_certificate import (
+    CONFIGURATIONS,
+    LIFETIME,
+    SECRETS,
+    VALIDATIONS,
+    WebhookCertificate,
+    make_secret,
+)
 from meshwright.link.webhook_certificate import judge_serving
 from meshwright.parse.certificate import parse_certificates, parse_issuer_secret
 from tests.edge.apiserver import ApiServer
@@ -71,6 +78,17 @@ async def test_the_first_one_is_made_and_believed_and_then_nothing_is_written(
         await certificate.look()
         await keep(client).look()
     assert writes == []
+
+
+async def test_it_is_believed_wherever_the_webhook_is_asked(cluster: ApiServer, client: Client) -> None:
+    cluster.cluster.define(VALIDATIONS)
+    service = {"namespace": "meshwright", "name": "meshwright-webhook", "path": "/validate"}
+    webhook = {"name": "validate.meshwright.dev", "clientConfig": {"service": service}}
+    cluster.cluster.put(VALIDATIONS, {"metadata": {"name": "meshwright-validate"}, "webhooks": [webhook]})
+    await keep(client).look()
+    configuration = cluster.cluster.get(VALIDATIONS, "", "meshwright-validate")
+    assert configuration is not None
+    assert base64.b64decode(configuration["webhooks"][0]["clientConfig"]["caBundle"]) == read_bundle(cluster)
 
 
 async def test_the_next_one_is_believed_before_it_is_there_and_the_last_one_after(

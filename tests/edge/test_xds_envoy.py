@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from meshwright.emit.envoy import emit_virtual_host
 from meshwright.emit.names import Address
+from meshwright.model.linked import BoundBackend, BoundRule, PortPolicy
 from meshwright.model.problem import Problem
-from meshwright.model.ref import ServiceName
+from meshwright.model.proxy import OutboundUnit
+from meshwright.model.ref import Kind, Ref, ServiceName
+from meshwright.model.route import Filters, GrpcMatch, HttpMatch, Path, PathMatch, Timeouts
 from meshwright.model.units import MAX_REGEX_PROGRAM, Namespace, Port
 from meshwright.model.workload import Protocol
 from meshwright.parse.regex import find_regex_fault
@@ -19,7 +23,6 @@ from tests.mesh import NOTHING_MATCHES, SHOP, Mesh, make_mesh, make_service, mak
 WEB = ServiceName(SHOP, "web")
 CART = ServiceName(SHOP, "cart")
 WEB_AT, CART_AT = "10.96.0.10:80", "10.96.0.11:80"
-FAULT = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"
 
 
 @pytest.fixture
@@ -114,40 +117,39 @@ async def test_weights_split_between_clusters_no_one_has_used_yet(mesh: Mesh) ->
     assert 15 <= seen["b"] <= 75
 
 
-def share(cluster: str, status: int) -> dict[str, object]:
-    """Return an action that gives one half to a cluster and refuses the other."""
-    fault = {"@type": FAULT, "abort": {"http_status": status, "percentage": {"numerator": 100}}}
-    lost = {
-        "name": "mesh/blackhole",
-        "weight": 1,
-        "typed_per_filter_config": {"envoy.filters.http.fault": fault},
-    }
-    clusters = [{"name": cluster, "weight": 1}, lost]
-    return {"weighted_clusters": {"clusters": clusters}, "timeout": "0s", "idle_timeout": "0s"}
-
-
-async def test_the_blackhole_refuses_its_share(mesh: Mesh) -> None:
-    mesh.put(
-        make_unit(
-            WEB,
-            {"match": {"prefix": "/", "grpc": {}}, "route": share("shop/web/80", 503)},
-            {"match": {"prefix": "/"}, "route": share("shop/web/80", 500)},
-        )
+def half_refused(service: ServiceName, kind: Kind = Kind.HTTP_ROUTE) -> OutboundUnit:
+    """Return a unit with a route that gives one half to the Service, the other to a backend that there is not."""
+    rule = BoundRule(
+        route=Ref(kind, SHOP, "half"),
+        created=None,
+        index=0,
+        matches=(HttpMatch(path=Path(how=PathMatch.PREFIX, value="/")),) if kind is Kind.HTTP_ROUTE else (GrpcMatch(),),
+        filters=Filters(),
+        backends=(
+            BoundBackend(service=service, port=Port(80), weight=1, filters=Filters()),
+            BoundBackend(service=None, port=None, weight=1, filters=Filters()),
+        ),
+        timeouts=Timeouts(),
     )
+    policy = PortPolicy(port=Port(80), is_grpc=kind is Kind.GRPC_ROUTE, rules=(rule,))
+    return make_unit(service, *emit_virtual_host(service, policy)["routes"])
+
+
+async def test_an_invalid_backends_share_is_refused(mesh: Mesh) -> None:
+    mesh.put(half_refused(WEB), half_refused(CART, Kind.GRPC_ROUTE))
     async with mesh.serve(), mesh.proxy():
         http = Counter([(answer.status, answer.served_by) for answer in [await mesh.get(WEB_AT) for _ in range(60)]])
-        calls = Counter([await call_grpc(mesh.doors[WEB_AT]) for _ in range(30)])
+        calls = Counter([await call_grpc(mesh.doors[CART_AT]) for _ in range(30)])
     assert http.keys() == {(200, "a"), (500, "")}
     assert 10 <= http[500, ""] <= 50
-    assert calls.keys() == {(grpc.StatusCode.OK, "a"), (grpc.StatusCode.UNAVAILABLE, "")}
+    assert calls.keys() == {(grpc.StatusCode.OK, "b"), (grpc.StatusCode.UNAVAILABLE, "")}
 
 
 async def test_first_requests_too_are_refused_as_the_route_says(mesh: Mesh, a: Upstream) -> None:
-    """The choice between clusters is made anew when a cluster has been fetched; the fault must come after that."""
+    """They come before their routes and clusters, which are fetched meanwhile."""
     services = [make_service(f"first-{number}", f"10.96.1.{number}") for number in range(40)]
     for service in services:
-        unit = make_unit(service.name, {"match": {"prefix": "/"}, "route": share(f"{service.name}/80", 500)})
-        mesh.put(service, unit, make_slice(service.name, a))
+        mesh.put(service, half_refused(service.name), make_slice(service.name, a))
     async with mesh.serve(), mesh.proxy():
         seen = {(await mesh.get(f"10.96.1.{number}:80")).status for number in range(40)}
     assert seen == {200, 500}

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from meshwright.edge.injection import inject_object
+from meshwright.model.units import Namespace
+from tests.emit.made_pods import SETTINGS, make_template
 from tests.helm.conftest import CHARTS, Helm, Json, as_options, of_kind
 
 PROCESSES = ("operator", "xds", "webhook")
@@ -85,6 +88,9 @@ OPAQUE = "--opaque-ports=25,587,3306,4444,5432,6379,9300,11211"
                 "--issuer-renew-before=25h",
                 "--webhook-certificate=cert-manager",
                 OPAQUE,
+                "--default-inbound-policy=all-unauthenticated",
+                "--cluster-networks=10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8",
+                "--probe-networks=0.0.0.0/0,::/0",
                 "--more",
             ],
             {"metrics": 8080},
@@ -101,6 +107,7 @@ OPAQUE = "--opaque-ports=25,587,3306,4444,5432,6379,9300,11211"
                 "--issuer-secret=meshwright-identity-issuer",
                 "--leaf-lifetime=24h",
                 OPAQUE,
+                "--policy-log-rate=100",
                 "--more",
             ],
             {"xds": 15010, "signing": 15012, "metrics": 8080},
@@ -200,6 +207,7 @@ def test_every_object_is_labelled_and_in_the_release_namespace(helm: Helm) -> No
         "ClusterRole",
         "ClusterRoleBinding",
         "MutatingWebhookConfiguration",
+        "ValidatingWebhookConfiguration",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
@@ -226,6 +234,30 @@ def test_a_switch_brings_its_kinds_and_nothing_else(helm: Helm, switch: str, kin
     )
     assert off <= on
     assert {kind for kind, _ in on - off} == kinds
+
+
+def expand(relabeling: Json, text: str) -> str:
+    """Return what Prometheus makes of a label's value."""
+    found = re.fullmatch(relabeling["regex"], text)
+    assert found is not None
+    return found.expand(relabeling["replacement"].replace("$", "\\"))
+
+
+def test_proxies_are_scraped_at_the_port_that_injection_names_and_under_known_names(helm: Helm) -> None:
+    monitors = of_kind(helm.render("podMonitor.enabled=true", "podMonitor.proxies=true"), "PodMonitor")
+    spec = monitors["meshwright-proxies"]["spec"]
+    pod = {"apiVersion": "v1", "kind": "Pod", **make_template()}
+    injected = inject_object(pod, {"linkerd.io/inject": "enabled"}, SETTINGS, namespace=Namespace("shop")).manifest
+    (endpoint,) = spec["podMetricsEndpoints"]
+    proxy = next(each for each in injected["spec"]["initContainers"] if each["name"] == "meshwright-proxy")
+    assert endpoint["port"] in {port["name"] for port in proxy["ports"]}
+    assert spec["selector"]["matchLabels"].keys() <= injected["metadata"]["labels"].keys()
+    rename, *parts = endpoint["metricRelabelings"]
+    for authz in ("~default/audit", "default/audit"):
+        assert [expand(part, authz) for part in parts] == ["default", "audit"]
+    assert [expand(part, "authorizationpolicy/shop/web") for part in parts] == ["authorizationpolicy", "shop/web"]
+    assert expand(rename, "envoy_inbound_http_authz_allow_total") == "inbound_http_authz_allow_total"
+    assert re.fullmatch(rename["regex"], "envoy_cluster_upstream_rq_total") is None
 
 
 def test_the_network_policy_lets_out_dns_and_the_api_server_alone(helm: Helm) -> None:

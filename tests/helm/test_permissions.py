@@ -11,7 +11,7 @@ from meshwright.edge.injection_events import EVENTS
 from meshwright.edge.resources import LEASES, LOCAL_OUTPUTS, OUTPUTS, RESOURCES
 from meshwright.edge.tokens import TOKEN_REVIEWS
 from meshwright.edge.webhook import NAMESPACES
-from meshwright.edge.webhook_certificate import CONFIGURATION, CONFIGURATIONS, SECRETS
+from meshwright.edge.webhook_certificate import BELIEVERS, SECRETS
 from meshwright.edge.webhook_certificate import SECRET as WEBHOOK
 from meshwright.emit.slices import LABEL_SLICE_MANAGER, SLICE_MANAGER
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY
@@ -23,6 +23,16 @@ Grants = set[tuple[str, str, str, str]]
 """API group, resource, name (``*``: any) and verb."""
 
 READ = ("get", "list", "watch")
+LOOKED_UP = (
+    Kind.SERVER,
+    Kind.MESH_TLS_AUTHENTICATION,
+    Kind.NETWORK_AUTHENTICATION,
+    Kind.RATE_LIMIT_POLICY,
+    Kind.POLICY_HTTP_ROUTE,
+    Kind.HTTP_ROUTE,
+    Kind.GRPC_ROUTE,
+)
+"""What authorizations and rate limits speak of."""
 PROCESSES = ("operator", "xds", "webhook")
 ISSUER = "meshwright-identity-issuer"
 
@@ -54,7 +64,8 @@ def test_the_operator_may_do_what_its_tables_say_and_nothing_else(default: tuple
     for kind in OUTPUTS:
         needed |= allow(RESOURCES[kind], *READ, "create", "patch", "delete")
     # What the API server believes of the webhook.
-    needed |= allow(CONFIGURATIONS, "get", "patch", name=CONFIGURATION)
+    for resource, name in BELIEVERS:
+        needed |= allow(resource, "get", "patch", name=name)
     # Asked of whoever writes an owner reference that blocks the owner's deletion, as those of slices do.
     needed |= allow(RESOURCES[Kind.SERVICE], "update", part="/finalizers")
     assert of_role(default, "ClusterRole", "operator") == needed
@@ -102,8 +113,13 @@ def test_delivery_reads_the_issuer_and_the_bundle_by_name(helm: Helm) -> None:
     )
 
 
-def test_the_webhook_reads_namespaces_and_its_own_secret_and_writes_events(default: tuple[Json, ...]) -> None:
-    assert of_role(default, "ClusterRole", "webhook") == allow(NAMESPACES, *READ) | allow(EVENTS, "create")
+def test_the_webhook_reads_namespaces_policy_and_its_own_secret_and_writes_events(default: tuple[Json, ...]) -> None:
+    needed = allow(NAMESPACES, *READ) | allow(EVENTS, "create")
+    for kind in LOOKED_UP:
+        needed |= allow(RESOURCES[kind], "get")
+    for kind in (Kind.SERVER, Kind.RATE_LIMIT_POLICY):
+        needed |= allow(RESOURCES[kind], "list")
+    assert of_role(default, "ClusterRole", "webhook") == needed
     assert of_role(default, "Role", "webhook") == allow(SECRETS, *READ, name=WEBHOOK)
 
 

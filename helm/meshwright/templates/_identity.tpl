@@ -63,6 +63,19 @@ exactly one: a default that silently won would leave a mesh with another root th
 {{- dict "args" $args | toJson -}}
 {{- end }}
 
+{{- /* The arguments that say who may call where no Server does, as a JSON object with the list "args". */ -}}
+{{- define "meshwright.policyArgs" -}}
+{{- $args := list (printf "--default-inbound-policy=%s" .Values.proxy.defaultInboundPolicy) -}}
+{{- $args = append $args (printf "--cluster-networks=%s" .Values.clusterNetworks) -}}
+{{- $args = append $args (printf "--probe-networks=%s" .Values.probeNetworks) -}}
+{{- dict "args" (concat $args (include "meshwright.followArgs" . | fromJson).args) | toJson -}}
+{{- end }}
+
+{{- /* Of these, the one that operator and webhook share. */ -}}
+{{- define "meshwright.followArgs" -}}
+{{- dict "args" (ternary (list "--default-inbound-follows-namespace") list (.Values.proxy.defaultInboundPolicyFollowsNamespace | default false)) | toJson -}}
+{{- end }}
+
 {{- /* The name of the bundle's source if it is of the kind asked for (configmap, secret), else nothing; the argument is
 a list of the root and the kind. */ -}}
 {{- define "meshwright.bundleName" -}}

@@ -17,7 +17,7 @@ from meshwright.model.desired import Json
 from meshwright.model.injection import Injected, InjectionSettings, Skip
 from meshwright.model.units import Namespace
 
-_MOST_WARNINGS, _LONGEST_WARNING = 16, 250
+MOST_WARNINGS, LONGEST_WARNING = 16, 250
 """The API server cuts off what is more than 4096 bytes in all (``staging/src/k8s.io/apiserver/pkg/warning``)."""
 
 
@@ -105,8 +105,8 @@ def say_warnings(injected: Injected | None) -> list[str]:
         lines = (f"this pod gets no proxy: {injected.message}", *injected.warnings)
     else:
         lines = injected.warnings
-    return [_shorten(f"meshwright: {line}") for line in lines[:_MOST_WARNINGS]]
+    return [_shorten(f"meshwright: {line}") for line in lines[:MOST_WARNINGS]]
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= _LONGEST_WARNING else f"{text[: _LONGEST_WARNING - 1]}…"
+    return text if len(text) <= LONGEST_WARNING else f"{text[: LONGEST_WARNING - 1]}…"

@@ -19,6 +19,13 @@ COMPILED = (
     Kind.GRPC_ROUTE,
     Kind.REFERENCE_GRANT,
     Kind.EXTERNAL_WORKLOAD,
+    Kind.SERVER,
+    Kind.SERVER_AUTHORIZATION,
+    Kind.AUTHORIZATION_POLICY,
+    Kind.MESH_TLS_AUTHENTICATION,
+    Kind.NETWORK_AUTHENTICATION,
+    Kind.POLICY_HTTP_ROUTE,
+    Kind.RATE_LIMIT_POLICY,
 )
 WORKLOADS = ("Deployment.apps", "StatefulSet.apps", "DaemonSet.apps", "ReplicaSet.apps")
 

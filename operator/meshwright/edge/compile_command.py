@@ -14,21 +14,24 @@ import yaml
 from meshwright.edge.catalog import Catalog, say_unread, sort_manifests
 from meshwright.edge.manifests import Manifest, Reading, UnreadableError, list_files, read_files
 from meshwright.edge.offline import fill_in_addresses, make_slices, read_pod
+from meshwright.edge.offline_inbound import find_inbound
 from meshwright.edge.terminal import Paint, Terminal, open_terminal
+from meshwright.edge.units import read_unit
 from meshwright.emit.proxy import assemble, flatten
-from meshwright.emit.status import merge_parents
+from meshwright.emit.status import merge_status
 from meshwright.link.ports import declare_opaque
 from meshwright.model.config import Config
-from meshwright.model.desired import Desired, Json, RouteStatus
+from meshwright.model.desired import Desired, Json, RouteStatus, Status
+from meshwright.model.inbound import ServerPolicy
 from meshwright.model.problem import Problem, Reason
-from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, Proxy, ProxySettings
+from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Route
 from meshwright.model.snapshot import Parsed
 from meshwright.model.units import Namespace
 from meshwright.model.workload import NamespaceObject, Service
-from meshwright.parse.delivered import parse_slice, parse_unit
-from meshwright.parse.kinds import parse_object
+from meshwright.parse.delivered import parse_slice
+from meshwright.parse.kinds import KINDS, parse_object
 from meshwright.parse.pod import parse_pod
 from meshwright.pipeline import compile_all
 
@@ -39,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="DIR", help="folders and files of YAML or JSON manifests; - is stdin"
     )
-    parser.add_argument("--status", action="store_true", help="add every route with the status it would get")
+    parser.add_argument(
+        "--status", action="store_true", help="add every route and rate limit policy with the status it would get"
+    )
     parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="(default: yaml)")
     parser.add_argument(
         "-n", "--namespace", default="default", help="for objects that name no namespace (default: default)"
@@ -50,13 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     proxy = parser.add_argument_group(
         "one proxy's whole configuration instead",
         "Services without a clusterIP get one of 10.96.0.0/12, drawn from their names: the same ones every time.\n"
-        "Endpoints are those of EndpointSlices among the manifests, else of Pods, and of ready ExternalWorkloads.",
+        "Endpoints are those of EndpointSlices among the manifests, else of Pods, and of ready ExternalWorkloads.\n"
+        "Servers and access policies hold as in a cluster, but nobody has an identity: a file has no certificates.",
     )
     proxy.add_argument(
         "--proxy",
         metavar="NS/POD",
         type=_proxy,
-        help="whose: any name will do, the namespace decides which consumer routes it gets",
+        help="whose: a Pod, an ExternalWorkload, or a pod's name that begins with its Deployment's; any other name "
+        "will do for who only calls: the namespace decides which consumer routes it gets",
     )
     proxy.add_argument("--out", metavar="FOLDER", type=Path, help="where envoy.yaml is written")
     parser.set_defaults(usage_error=parser.error)
@@ -87,11 +94,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _notes(catalog: Catalog, compilation: "Compilation", reading: Reading) -> Iterator[str]:
     routes = [value for value in compilation.parsed.values() if isinstance(value, Route)]
-    strangers = [route for route in routes if not any(parent.is_service for parent in route.parents)]
+    strangers = [
+        route for route in routes if not any(parent.is_service or parent.is_server for parent in route.parents)
+    ]
     if strangers:
         names = ", ".join(str(route.ref) for route in strangers[:3]) + (", …" if len(strangers) > 3 else "")
-        yield f"{len(strangers)} of {len(routes)} routes have no Service as a parent, others look after them ({names})"
-    missing = {Reason.NO_MATCHING_PARENT, Reason.BACKEND_NOT_FOUND}
+        count = f"{len(strangers)} of {len(routes)} routes"
+        yield f"{count} have no Service or Server as a parent, others look after them ({names})"
+    missing = {
+        Reason.NO_MATCHING_PARENT,
+        Reason.BACKEND_NOT_FOUND,
+        Reason.NO_MATCHING_TARGET,
+        Reason.AUTHENTICATION_NOT_FOUND,
+    }
     if any(problem.reason in missing for problems in compilation.desired.problems.values() for problem in problems):
         yield "only what is in these files exists here; name the folders with the Services, too"
     if unread := say_unread(catalog.unread, reading.skipped):
@@ -162,20 +177,20 @@ def _outputs(compilation: Compilation, *, with_status: bool) -> Iterator[Json]:
     if with_status:
         for ref, status in sorted(desired.statuses.items()):
             if status is not None:
-                yield route_with_status(ref, status)
+                yield object_with_status(ref, status)
 
 
-def route_with_status(ref: Ref, status: RouteStatus) -> Json:
-    """Return a route as kubectl would show it, its spec and the times of its conditions left out."""
-    parents = merge_parents([], status, "") or []
-    for parent in parents:
-        for condition in parent["conditions"]:
+def object_with_status(ref: Ref, status: Status) -> Json:
+    """Return an object as kubectl would show it, its spec and the times of its conditions left out."""
+    shown = merge_status({}, status, "") or ({"parents": []} if isinstance(status, RouteStatus) else {})
+    for part in (shown, *shown.get("parents", ())):
+        for condition in part.get("conditions", ()):
             del condition["lastTransitionTime"]
     return {
-        "apiVersion": f"{ref.kind.group}/v1",
+        "apiVersion": KINDS[ref.kind].api_versions[0],
         "kind": ref.kind.word,
         "metadata": {"name": ref.name, "namespace": str(ref.namespace)},
-        "status": {"parents": parents},
+        "status": shown,
     }
 
 
@@ -224,13 +239,19 @@ def _write_proxy(proxy: Proxy, catalog: Catalog, compilation: Compilation, folde
 
 
 def make_proxy_config(proxy: Proxy, catalog: Catalog, compilation: Compilation) -> Json:
-    """Return one static Envoy configuration for ``proxy``.
+    """Return one static Envoy configuration for ``proxy``, with who may call its own workload.
 
     Endpoints are those of the EndpointSlices in the manifests and of ready ExternalWorkloads; for a Service without
     an EndpointSlice of its own there, also those of the Pods it selects.
     """
     parsed = [value for value in compilation.parsed.values() if isinstance(value, Service)]
-    units = [parse_unit(unit) for unit in compilation.desired.units.values() if unit is not None]
+    config = Config()
+    units = [
+        read_unit(Ref(Kind.CONFIG_MAP, name.namespace, name.name), unit, config.namespace)
+        for name, unit in compilation.desired.units.items()
+        if unit is not None
+    ]
+    policies = [unit for unit in units if isinstance(unit, ServerPolicy)]
     written = [manifest.raw for manifest in catalog.slices.values()]
     pods = [pod for manifest in catalog.pods.values() if (pod := read_pod(manifest.raw))]
     with_slices = {piece.service for raw in written if (piece := parse_slice(raw))}
@@ -249,11 +270,12 @@ def make_proxy_config(proxy: Proxy, catalog: Catalog, compilation: Compilation) 
     }
     resources = assemble(
         proxy,
-        [unit for unit in units if not isinstance(unit, Problem)],
+        [unit for unit in units if isinstance(unit, OutboundUnit)],
         [declare_opaque(each, inherited.get(each.ref.namespace), settings.opaque_ports) for each in parsed],
         [piece for raw in (*written, *derived, *external) if (piece := parse_slice(raw))],
         settings,
         [replace(parse_pod(manifest.raw), ref=ref) for ref, manifest in catalog.pods.items()],
+        find_inbound(proxy, catalog, compilation.parsed, policies, config.policy),
     )
     return flatten(proxy, resources, settings)
 

@@ -3,64 +3,73 @@
 Reads nothing itself: reflectors, or files, tell it. Whatever cannot be read leaves the last good one in force.
 """
 
+import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 
 from prometheus_client import Gauge
 
 from meshwright.edge.directory import Directory
 from meshwright.edge.hub import Hub, Metrics
 from meshwright.edge.members import Change, Members
+from meshwright.edge.policies import Policies
 from meshwright.edge.protobuf import TypeUrl
+from meshwright.edge.units import OutboundUnits, read_unit
 from meshwright.emit.clusters import emit_endpoints
+from meshwright.emit.inbound_routes import emit_inbound_routes
+from meshwright.emit.inbound_unit import DEFAULTS_NAME
 from meshwright.emit.listeners import (
     INBOUND_LISTENER,
     OUTBOUND_LISTENER,
     emit_inbound_listener,
     emit_outbound_listener,
 )
-from meshwright.emit.manifest import make_unit_name
 from meshwright.emit.names import (
     ADDRESS_HEADER,
     DIRECT,
+    INBOUND_ROUTES,
+    POLICY_LOG_BUCKET,
     Address,
     ServicePortName,
     parse_name,
     read_authority,
     write_authorities,
 )
+from meshwright.emit.policy_log import emit_bucket
 from meshwright.emit.proxy import make_cluster
 from meshwright.emit.scopes import choose_virtual_host, emit_direct_routes, emit_route_configuration, emit_scope
-from meshwright.model.config import LABEL_UNIT
 from meshwright.model.desired import Json, UnitName
-from meshwright.model.pod import AccessLog, Pod
+from meshwright.model.inbound import PolicyDefaults, ServerPolicy
+from meshwright.model.pod import Pod
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Namespace
 from meshwright.model.workload import NamespaceObject, Service
-from meshwright.parse.delivered import parse_slice, parse_unit
+from meshwright.parse.delivered import parse_slice
 from meshwright.parse.kinds import parse_object
 from meshwright.parse.pod import parse_pod
-from meshwright.parse.ports import parse_port_list
 
 log = logging.getLogger(__name__)
 
-UNIT_SELECTOR = f"{LABEL_UNIT}=outbound"
-"""The label selector of the policy ConfigMaps that delivery reads."""
-
 _INGRESS = "ingress"
+_OWN = {TypeUrl.LISTENER: (INBOUND_LISTENER,), TypeUrl.ROUTES: (INBOUND_ROUTES,)}
+"""What each proxy has of its own: how it takes connections, and what becomes of requests in them."""
+
+_MANY, _MOST_RETIRED = 32, 500
+"""From so many on proxies are not looked for one by one among all: all look themselves if something changed."""
 
 
 class Delivery:
     """What proxies must know, as it is now, and the `hub` that they get their resources from.
 
-    ``listeners``: what proxies listen on, by name; ``None`` for the two listeners of a sidecar.
+    ``listeners``: what proxies listen on, by name; ``None`` for the two listeners of a sidecar. ``defaults``: what
+    holds until a ConfigMap in ``control_plane`` says who may call; ``None``: nobody may (see ``knows_defaults``), or
+    everybody where proxies have no identities.
 
-    A proxy gets what its own pod may have, and nothing meant for another: consumers' routes of its own namespace, the
-    listener that takes what its pod says to take, and its own pod behind a Service as the application itself.
+    A proxy gets what its own pod may have, and nothing meant for another: consumers' routes of its own namespace, who
+    may call its pod and how that is taken, and its own pod behind a Service as the application itself.
 
     >>> delivery = Delivery(ProxySettings())
     >>> async with serve(delivery.hub, "127.0.0.1", 0) as port:
@@ -74,6 +83,8 @@ class Delivery:
         listeners: Mapping[str, Json] | None = None,
         linger: float = 30.0,
         metrics: Metrics | None = None,
+        defaults: PolicyDefaults | None = None,
+        control_plane: Namespace = Namespace("meshwright"),
     ) -> None:
         self.settings = settings
         self.hub = Hub(self, linger=linger, metrics=metrics)
@@ -81,14 +92,24 @@ class Delivery:
         self._is_sidecar = listeners is None
         self._listeners = dict(listeners or {})
         self._directory = Directory(settings.opaque_ports)
-        self._units: dict[UnitName, OutboundUnit] = {}
-        self._consumers: dict[tuple[ServiceName, Namespace], OutboundUnit] = {}
-        self._producers: dict[ServiceName, OutboundUnit] = {}
+        self._units = OutboundUnits()
         self._members = Members()
+        self._control_plane = control_plane
+        self._policies = Policies(
+            self._members.pods,
+            self._directory.inherited,
+            usual=settings.opaque_ports,
+            defaults=PolicyDefaults() if defaults is None and settings.trust is None else defaults,
+            admits_strangers=settings.trust is None,
+        )
+        self._server_of: dict[Ref, Ref] = {}
+        self.knows_defaults = asyncio.Event()
+        if self._policies.defaults:
+            self.knows_defaults.set()
         self._ingresses: set[Ref] = set()
-        registry = self.hub.metrics.registry
-        self._objects = Gauge("meshwright_xds_objects", "Objects known.", ["kind"], registry=registry)
-        self._broken = Gauge("meshwright_xds_broken_objects", "Objects that cannot be read.", registry=registry)
+        made = self.hub.metrics.registry
+        self._objects = Gauge("meshwright_xds_objects", "Objects known.", ["kind"], registry=made)
+        self._broken = Gauge("meshwright_xds_broken_objects", "Objects that cannot be read.", registry=made)
 
     @property
     def pods(self) -> Mapping[Ref, Pod]:
@@ -122,13 +143,7 @@ class Delivery:
         old = self._units.get(name)
         if unit == old:
             return
-        for each in (old, unit):
-            if each is not None:
-                self._index_unit(each, is_there=each is unit)
-        if unit is None:
-            del self._units[name]
-        else:
-            self._units[name] = unit
+        self._units.put(name, unit)
         self._objects.labels("unit").set(len(self._units))
         self.hub.touch(
             {
@@ -137,6 +152,16 @@ class Delivery:
                 }
             }
         )
+
+    def put_policy(self, server: Ref, policy: ServerPolicy | None) -> None:
+        """Take the policy of a Server, ``None`` when it is gone."""
+        self._turn(self._policies.put_policy(server, policy))
+        self._objects.labels("server").set(len(self._policies))
+
+    def put_defaults(self, defaults: PolicyDefaults) -> None:
+        """Take what the installation says of inbound policy."""
+        self._turn(self._policies.put_defaults(defaults))
+        self.knows_defaults.set()
 
     def put_service(self, name: ServiceName, service: Service | None) -> None:
         """Take a Service, ``None`` when it is gone."""
@@ -169,25 +194,23 @@ class Delivery:
         change = self._members.put_pod(ref, pod)
         self._objects.labels("pod").set(len(self.pods))
         self._tell(change)
-        proxy = Proxy(ref.namespace, ref.name)
-        if _taken(old) != _taken(pod):
-            self.hub.turn(proxy, {TypeUrl.LISTENER: (INBOUND_LISTENER,)})
-        if bool(old and old.is_ingress) != bool(pod and pod.is_ingress):
-            if pod is not None and pod.is_ingress:
-                self._ingresses.add(ref)
-            authorities = self._directory.authorities()
-            if pod is None or not pod.is_ingress:
-                self._ingresses.discard(ref)
-            self.hub.turn(proxy, {TypeUrl.LISTENER: (OUTBOUND_LISTENER,), TypeUrl.SCOPE: authorities})
+        self._turn(self._policies.put_pod(ref))
+        if (ref in self._ingresses) != bool(pod and pod.is_ingress):
+            self._ingresses ^= {ref}
+            names = self._directory.authorities()
+            its = Proxy(ref.namespace, ref.name)
+            self.hub.turn(its, {TypeUrl.LISTENER: (OUTBOUND_LISTENER,), TypeUrl.SCOPE: names})
 
     def put_namespace(self, name: Namespace, namespace: NamespaceObject | None) -> None:
-        """Take a namespace, ``None`` when it is gone: its Services and pods go by what it says of opaque ports."""
+        """Take a namespace, ``None`` when it is gone: its Services and pods go by what it says of opaque ports, and,
+        where the installation has it so, its pods by what it says of inbound policy."""
+        self._turn(self._policies.put_access(name, namespace.access if namespace is not None else None))
         services = self._directory.inherit(name, namespace.opaque if namespace is not None else None)
         if services is None:
             return
         for service in services:
             self.put_service(service.name, service)
-        self.hub.touch({TypeUrl.LISTENER: (INBOUND_LISTENER,) if self._is_sidecar else ()})
+        self._turn(self._policies.look_again(name))
 
     def put_listener(self, name: str, listener: Json | None) -> None:
         """Take a listener of every proxy, ``None`` to close it."""
@@ -208,22 +231,8 @@ class Delivery:
     def problems(self) -> tuple[Problem, ...]:
         """Return what could not be read, what was refused, and addresses that policy does not reach, sorted."""
         broken = (replace(problem, field=f"{ref} {problem.field}".strip()) for ref, problem in self.broken.items())
-        return tuple(sorted((*broken, *self.hub.problems(), *self._strays())))
-
-    def _strays(self) -> Iterator[Problem]:
-        """Yield a problem for each address outside the Service ranges: routes are not looked for there."""
-        if not self._is_sidecar:
-            return
-        ranges = [ip_network(text) for text in self.settings.service_ranges]
-        for text, owners in self._directory.owners.items():
-            address = parse_name(text)
-            if isinstance(address, Address) and not any(ip_address(address.ip) in each for each in ranges):
-                yield Problem(
-                    field=f"Service {owners[0].service}",
-                    reason=Reason.UNSUPPORTED_VALUE,
-                    message=f"its address {text} is in none of {', '.join(self.settings.service_ranges)}, so its "
-                    "routes do not apply; name all ranges of ClusterIPs with --service-cidr",
-                )
+        strays = self._directory.find_strays(self.settings.service_ranges) if self._is_sidecar else ()
+        return tuple(sorted((*broken, *self.hub.problems(), *strays)))
 
     # What proxies are told, as `meshwright.edge.hub.Source`
 
@@ -240,8 +249,8 @@ class Delivery:
     def variant(self, kind: TypeUrl, name: str, proxy: Proxy) -> str:
         own = Ref(Kind.POD, proxy.namespace, proxy.name)
         match kind:
-            case TypeUrl.LISTENER if name == INBOUND_LISTENER:
-                return self._inbound_of(own)
+            case TypeUrl.LISTENER | TypeUrl.ROUTES if self._is_sidecar and name in _OWN[kind]:
+                return self._policies.variant(own)
             case TypeUrl.LISTENER if name == OUTBOUND_LISTENER:
                 return _INGRESS if own in self._ingresses else ""
             case TypeUrl.SCOPE:
@@ -249,7 +258,7 @@ class Delivery:
             case TypeUrl.CLUSTER if self.settings.trust is not None and self._is_own(own, name):
                 return proxy.node_id
             case TypeUrl.ROUTES if isinstance(port := parse_name(name), ServicePortName):
-                consumer = self._consumers.get((port.service, proxy.namespace))
+                consumer = self._units.consumer(port.service, proxy.namespace)
                 return proxy.namespace if consumer is not None and port.port in consumer.ports else ""
             case _:
                 return ""
@@ -265,6 +274,11 @@ class Delivery:
                 namespace, _, pod = variant.partition("/")
                 own = Ref(Kind.POD, Namespace(namespace), pod) if variant else None
                 return make_cluster(name, self._directory.services, owner, self.settings, self._members.peers, own)
+            case TypeUrl.TOKEN_BUCKET:
+                return emit_bucket(self.settings.policy_lines_per_second) if name == POLICY_LOG_BUCKET else None
+            case TypeUrl.ROUTES if name == INBOUND_ROUTES:
+                inbound = self._policies.find(variant)
+                return emit_inbound_routes(self.settings, inbound) if self._is_sidecar else None
             case TypeUrl.ROUTES if name == DIRECT:
                 return emit_direct_routes(ADDRESS_HEADER)
             case TypeUrl.ROUTES | TypeUrl.ENDPOINTS:
@@ -274,14 +288,16 @@ class Delivery:
                 if kind is TypeUrl.ENDPOINTS:
                     slices = self._members.slices(port.service)
                     return emit_endpoints(port, found.name, slices, self.pods, self.settings, self._members.peers.by_ip)
-                consumer = self._consumers.get((port.service, Namespace(variant)))
-                producer = self._producers.get(port.service)
+                consumer = self._units.consumer(port.service, Namespace(variant))
+                producer = self._units.producer(port.service)
                 return emit_route_configuration(
                     port, choose_virtual_host(port.port, Namespace(variant), producer, consumer)
                 )
 
     def make_fallback(self, kind: TypeUrl, name: str) -> Json | None:
-        """Return the routes of a port as if it had no policy. There is none for anything else."""
+        """Return the routes of a port as if it had no policy; of inbound policy, that nobody is let in."""
+        if self._is_sidecar and name in _OWN.get(kind, ()):
+            return self.make(kind, name, "")
         port = parse_name(name) if kind is TypeUrl.ROUTES else None
         return emit_route_configuration(port, None) if isinstance(port, ServicePortName) else None
 
@@ -291,9 +307,7 @@ class Delivery:
         if name == OUTBOUND_LISTENER:
             return emit_outbound_listener(self.settings, self._directory.opaque(), is_ingress=variant == _INGRESS)
         if name == INBOUND_LISTENER:
-            opaque, _, style = variant.partition(";")
-            ports = parse_port_list(opaque[1:]) if opaque else None
-            return emit_inbound_listener(self.settings, ports, AccessLog(style))
+            return emit_inbound_listener(self.settings, self._policies.find(variant))
         return None
 
     def _make_scope(self, name: str, variant: str) -> Json | None:
@@ -305,13 +319,6 @@ class Delivery:
             return emit_scope(DIRECT, DIRECT)
         port = read_authority(name)
         return None if port is None or self._directory.find_port(port) is None else emit_scope(name, port)
-
-    def _inbound_of(self, own: Ref) -> str:
-        """Return how a pod's proxy takes connections: opaque ports, if it or its namespace names any, and its log."""
-        pod = self.pods.get(own)
-        style = f";{pod.access_log}" if pod is not None and pod.access_log else ""
-        said = pod.opaque if pod is not None and pod.opaque is not None else self._directory.inherited(own.namespace)
-        return style if said is None else f"={said}{style}"
 
     def _is_own(self, own: Ref, cluster: str) -> bool:
         """Return whether ``own`` is the pod, or one of those, that a cluster leads to."""
@@ -342,30 +349,34 @@ class Delivery:
             proxy = Proxy(pod.namespace, pod.name)
             self.hub.turn(proxy, {TypeUrl.CLUSTER: self._directory.names_of(service, has_addresses=True)})
 
-    def _index_unit(self, unit: OutboundUnit, *, is_there: bool) -> None:
-        if unit.is_consumer:
-            key = (unit.service, unit.name.namespace)
-            if is_there:
-                self._consumers[key] = unit
-            else:
-                self._consumers.pop(key, None)
-        elif is_there:
-            self._producers[unit.service] = unit
-        else:
-            self._producers.pop(unit.service, None)
+    def _turn(self, pods: Collection[Ref]) -> None:
+        """Have the proxies of ``pods`` look again at what is their own."""
+        is_much = len(pods) > _MANY or self._policies.retired > _MOST_RETIRED + self._policies.variant_count
+        if self._is_sidecar and is_much:
+            self._policies.retired = 0
+            self.hub.touch(_OWN)
+        elif self._is_sidecar:
+            for pod in pods:
+                self.hub.turn(Proxy(pod.namespace, pod.name), _OWN)
 
     def _put_unit_manifest(self, ref: Ref, raw: Json | None) -> None:
-        name = UnitName(ref.namespace, ref.name)
-        unit: OutboundUnit | Problem | None = None
-        if raw is not None:
-            unit = parse_unit(raw)
-            if isinstance(unit, OutboundUnit) and make_unit_name(unit.service, name.namespace) != name:
-                unit = Problem("", Reason.INVALID_OBJECT, f"this is not where the policy of {unit.service} is stored")
+        unit = read_unit(ref, raw, self._control_plane) if raw is not None else None
         if isinstance(unit, Problem):
             self._break(ref, unit)
             return
         self._mend(ref)
-        self.put_unit(name, unit)
+        server = unit.server if isinstance(unit, ServerPolicy) else None
+        if (old := self._server_of.pop(ref, None)) is not None and old != server:
+            self.put_policy(old, None)
+        match unit:
+            case ServerPolicy():
+                self._server_of[ref] = unit.server
+                self.put_policy(unit.server, unit)
+            case PolicyDefaults():
+                self.put_defaults(unit)
+            case None if (ref.namespace, ref.name) == (self._control_plane, DEFAULTS_NAME):
+                log.error("%s is gone; what it said of inbound policy stays in force", ref)
+        self.put_unit(UnitName(ref.namespace, ref.name), unit if isinstance(unit, OutboundUnit) else None)
 
     def _put_service_manifest(self, ref: Ref, raw: Json | None) -> None:
         parsed = parse_object(raw) if raw is not None else None
@@ -384,8 +395,3 @@ class Delivery:
     def _mend(self, ref: Ref) -> None:
         if self.broken.pop(ref, None) is not None:
             self._broken.set(len(self.broken))
-
-
-def _taken(pod: Pod | None) -> tuple[object, ...]:
-    """Return all of a pod that decides how its proxy takes connections."""
-    return (None, AccessLog.NONE) if pod is None else (pod.opaque, pod.access_log)

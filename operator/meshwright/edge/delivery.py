@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from aiohttp import web
 from prometheus_client.exposition import generate_latest
 
 from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
-from meshwright.edge.delivered import UNIT_SELECTOR, Delivery
+from meshwright.edge.delivered import Delivery
 from meshwright.edge.flags import make_add, variable_of
 from meshwright.edge.http import make_app, serving
 from meshwright.edge.identity import Identity, IdentityOptions
@@ -24,8 +25,10 @@ from meshwright.edge.logs import set_up_logs
 from meshwright.edge.opaque_flag import add_opaque_ports
 from meshwright.edge.resources import RESOURCES
 from meshwright.edge.roster import Roster
+from meshwright.edge.units import UNIT_SELECTOR
 from meshwright.edge.watch import Reflector, drop_managed_fields
 from meshwright.edge.xds import serve_hub
+from meshwright.emit.inbound_unit import DEFAULTS_NAME
 from meshwright.model.identity import TrustDomain
 from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, ProxySettings
 from meshwright.model.ref import Kind, Ref
@@ -78,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
     )
     add_opaque_ports(add)
+    add(
+        "--policy-log-rate",
+        "100",
+        "how many lines a second each proxy writes of callers that nobody has allowed; what is more is counted only",
+        type=_rate,
+        metavar="LINES",
+    )
     add("--namespace", "meshwright", "the control plane's own namespace")
     add("--trust-domain", "cluster.local", "the root that the names of workloads hang from")
     add("--issuer-secret", "meshwright-identity-issuer", "the Secret with the issuer of identities")
@@ -143,6 +153,7 @@ async def _run(args: argparse.Namespace) -> None:
     settings = ProxySettings(
         service_ranges=_ranges(args) or DEFAULT_SERVICE_RANGES,
         opaque_ports=args.opaque_ports,
+        policy_lines_per_second=args.policy_log_rate,
         trust=None if args.plaintext else trust,
     )
     async with (
@@ -155,10 +166,20 @@ async def _run(args: argparse.Namespace) -> None:
             metrics_port=args.metrics_port,
             linger=args.linger,
             identity=None if args.plaintext else identity,
-        ),
+            control_plane=Namespace(args.namespace),
+        ) as ready,
     ):
+        freezing = asyncio.create_task(_freeze(ready))
         await stop.wait()
+        freezing.cancel()
         log.info("asked to stop; proxies are sent on")
+
+
+async def _freeze(ready: asyncio.Event) -> None:
+    """Leave what is known once proxies are served out of every later search for garbage: each holds all of them up."""
+    await ready.wait()
+    gc.collect()
+    gc.freeze()
 
 
 @asynccontextmanager
@@ -171,14 +192,16 @@ async def deliver(
     metrics_port: int,
     linger: float,
     identity: IdentityOptions | None = None,
+    control_plane: Namespace = Namespace("meshwright"),
 ) -> AsyncIterator[asyncio.Event]:
     """Deliver what ``client``'s API server has while the context lasts. Yields an event: set once proxies are served.
 
     Proxies are not served before everything is known: half of the Services would cut off the other half; nor before
-    there is an issuer that may sign. ``identity`` ``None``: anybody is served, without TLS. At the end it first says
-    that it is not ready, then ends all streams.
+    there is an issuer that may sign, and the ConfigMap in ``control_plane`` that says who may call by default.
+    ``identity`` ``None``: anybody is served, without TLS, and without that ConfigMap everybody may call by default. At
+    the end it first says that it is not ready, then ends all streams.
     """
-    delivery = Delivery(settings, linger=linger)
+    delivery = Delivery(settings, linger=linger, control_plane=control_plane)
     roster = Roster(delivery.pods)
     ready, has_ranges = asyncio.Event(), asyncio.Event()
 
@@ -228,6 +251,9 @@ async def _serve_when_known(
     await has_ranges.wait()
     for reflector in reflectors:
         await reflector.wait_settled()
+    if not delivery.knows_defaults.is_set():
+        log.warning("waiting for ConfigMap %s, which the operator writes", DEFAULTS_NAME)
+    await delivery.knows_defaults.wait()
     problems = delivery.problems()
     for problem in problems[:_SHOWN]:
         log.warning("%s", problem)
@@ -242,7 +268,14 @@ async def _serve_when_known(
             await mesh.ready.wait()
             await stack.enter_async_context(mesh.serve(host))
             bound = await stack.enter_async_context(
-                serve_hub(delivery.hub, host, port, gate=mesh.gate, credentials=mesh.credentials())
+                serve_hub(
+                    delivery.hub,
+                    host,
+                    port,
+                    gate=mesh.gate,
+                    credentials=mesh.credentials(),
+                    handshakes=mesh.handshakes,
+                )
             )
         log.info("all known; serving proxies at %s:%d", host, bound)
         ready.set()
@@ -293,6 +326,8 @@ def _make_app(
     def not_ready() -> list[str]:
         missing = [f"{each.kind.word}: {each.state.value} {each.reason}" for each in reflectors if not each.heard_at]
         missing += mesh.missing() if mesh is not None else []
+        if not delivery.knows_defaults.is_set():
+            missing.append(f"no ConfigMap {DEFAULTS_NAME} says who may call by default: is the operator running?")
         return [] if ready.is_set() else missing or ["not serving"]
 
     async def problems(_: web.Request) -> web.Response:
@@ -330,6 +365,12 @@ def _lifetime(text: str) -> timedelta:
     if found < _SHORTEST:
         raise argparse.ArgumentTypeError(f"found {text!r}; write at least {_SHORTEST.seconds}s")
     return found
+
+
+def _rate(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"found {text!r}; write a whole number from 1 to 100000")
+    return int(text)
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,6 +19,7 @@ from meshwright.edge.manifests import STDIN
 from meshwright.edge.standin import PREFIX
 from meshwright.edge.terminal import Paint, Terminal, open_terminal
 from meshwright.edge.tour import TourError, take_tour
+from meshwright.model.ref import Kind
 from meshwright.model.units import Namespace, Port
 from meshwright.model.workload import Protocol
 
@@ -204,8 +205,21 @@ def report_round(
         terminal.say(terminal.paint(" ".join(str(problem).split()), Paint.RED))
     for note in change.notes if is_first else ():
         terminal.say(terminal.paint(f"note: {note}", Paint.DIM))
+    if is_first and (note := say_not_in_force(catalog)):
+        terminal.say(terminal.paint(f"note: {note}", Paint.DIM))
     if is_first and (note := say_unread(catalog.unread, folder.reading.skipped)):
         terminal.say(terminal.paint(f"note: {note}", Paint.DIM))
+
+
+def say_not_in_force(catalog: Catalog) -> str:
+    """Return one sentence about policy that nobody carries out here, ``""`` when there is none."""
+    servers = sum(ref.kind is Kind.SERVER for ref in catalog.compiled)
+    if not servers:
+        return ""
+    return (
+        f"who may call is checked but not in force here ({servers} Server{'s' if servers > 1 else ''}): stand-ins have "
+        "no proxy and callers no identity; see meshwright compile --proxy NS/POD for what a pod's proxy does"
+    )
 
 
 def show_services(mesh: LocalMesh, terminal: Terminal) -> None:

@@ -1,16 +1,18 @@
 """The Services as they are now: who has which address, which names requests may bear, and what is not HTTP."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 
 from meshwright.emit.clusters import find_port
 from meshwright.emit.listeners import Opaque, find_opaque
-from meshwright.emit.names import DIRECT, ServicePortName, write_authorities
+from meshwright.emit.names import DIRECT, Address, ServicePortName, parse_name, write_authorities
 from meshwright.emit.proxy import addresses_of, tcp_ports
 from meshwright.link.ports import declare_opaque
 from meshwright.model.pod import PortRanges
+from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import ServiceName
 from meshwright.model.units import Namespace, Port
 from meshwright.model.workload import Service, ServicePort
@@ -108,6 +110,19 @@ class Directory:
                 self._usual,
             )
         return self._opaque
+
+    def find_strays(self, service_ranges: Iterable[str]) -> Iterator[Problem]:
+        """Yield a problem for each address outside the Service ranges: routes are not looked for there."""
+        ranges = [ip_network(text) for text in service_ranges]
+        for text, owners in self._owners.items():
+            address = parse_name(text)
+            if isinstance(address, Address) and not any(ip_address(address.ip) in each for each in ranges):
+                yield Problem(
+                    field=f"Service {owners[0].service}",
+                    reason=Reason.UNSUPPORTED_VALUE,
+                    message=f"its address {text} is in none of {', '.join(map(str, ranges))}, so its routes do not "
+                    "apply; name all ranges of ClusterIPs with --service-cidr",
+                )
 
     def _index_addresses(self, service: Service, *, is_there: bool) -> set[str]:
         """Return the service's addresses, after adding them to the index or taking them out."""

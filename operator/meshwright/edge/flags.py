@@ -25,3 +25,10 @@ def make_add(parser: argparse.ArgumentParser) -> Add:
         parser.add_argument(flag, default=value, help=f"{text} (${variable}, default: {default or 'none'})", **more)  # type: ignore[arg-type]
 
     return add
+
+
+def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+    """Add a flag without a value; its variable switches it on with ``1`` or ``true``."""
+    variable = variable_of(flag)
+    is_on = os.environ.get(variable, "").lower() in ("1", "true")
+    parser.add_argument(flag, action="store_true", default=is_on, help=f"{text} (${variable}: true)")

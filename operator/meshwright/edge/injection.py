@@ -19,5 +19,5 @@ def inject_object(
 ) -> Injected:
     """Return what comes of giving an object's pods a proxy; ``annotations`` are the namespace's. Never raises."""
     template = read_path(manifest, find_template(manifest) or ())
-    injection = parse_injection(template, annotations, settings.defaults)
+    injection = parse_injection(template, annotations, settings.defaults, follows_namespace=settings.follows_namespace)
     return inject(manifest, injection, settings, namespace=namespace, asked=asked)

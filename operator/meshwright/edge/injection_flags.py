@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meshwright import __version__
 from meshwright.edge.flags import make_add
+from meshwright.edge.policy_flags import add_follows_namespace
 from meshwright.model.identity import TrustDomain
 from meshwright.model.injection import InjectionSettings
 from meshwright.model.units import Namespace
@@ -30,6 +31,7 @@ def add_injection_flags(parser: argparse.ArgumentParser) -> None:
     add("--defaults", "", "file of JSON: texts by an annotation's name without its prefix, for pods that say nothing")
     add("--excluded-namespaces", _EXCLUDED, "namespaces where no pod gets a proxy, with commas")
     add("--redirect-mode", "auto", "which iptables the pods' nodes have", choices=("auto", "nft", "legacy"))
+    add_follows_namespace(parser)
 
 
 def read_injection_settings(args: argparse.Namespace) -> InjectionSettings:
@@ -48,6 +50,7 @@ def read_injection_settings(args: argparse.Namespace) -> InjectionSettings:
         defaults=_read_defaults(Path(args.defaults)) if args.defaults else {},
         excluded=tuple(Namespace(name.strip()) for name in args.excluded_namespaces.split(",") if name.strip()),
         redirect_mode=args.redirect_mode,
+        follows_namespace=args.default_inbound_follows_namespace,
     )
 
 

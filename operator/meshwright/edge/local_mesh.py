@@ -263,7 +263,7 @@ class LocalMesh:
                 self.problems[ref] = problems
         for route, status in desired.statuses.items():
             self.statuses.pop(route, None)
-            if status is not None:
+            if isinstance(status, RouteStatus):
                 self.statuses[route] = status
         for service, slices in desired.slices.items():
             self._neighbours.put_pieces(Origin.MACHINES, service.ref, slices.values())
@@ -276,7 +276,7 @@ class LocalMesh:
                 services[ServiceName(ref.namespace, ref.name)] = parsed
         units: dict[UnitName, OutboundUnit | None] = {}
         for name, manifest in desired.units.items():
-            unit = parse_unit(manifest) if manifest is not None else None
+            unit = parse_unit(manifest) if manifest is not None and name.name.startswith("mw-out-") else None
             assert not isinstance(unit, Problem), "we read what we have written"
             units[name] = unit
         concerned = services.keys() | {self._unit_services.get(name) for name in units}

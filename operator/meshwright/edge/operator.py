@@ -20,6 +20,7 @@ from meshwright.edge.logs import set_up_logs
 from meshwright.edge.loop import Rounds, Slices
 from meshwright.edge.metrics import Metrics
 from meshwright.edge.opaque_flag import add_opaque_ports
+from meshwright.edge.policy_flags import add_policy_arguments, read_policy_arguments
 from meshwright.edge.replica import Replica
 from meshwright.edge.watch import Timing
 from meshwright.edge.webhook_certificate import WebhookCertificate
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--namespace", "meshwright", "the control plane's own namespace")
     add_identity_arguments(add)
     add_opaque_ports(add)
+    add_policy_arguments(parser)
     add("--lease-name", LEASE_NAME, "the Lease whose holder writes")
     add("--lease-namespace", "", "the Lease's namespace, if it is not the control plane's")
     add("--metrics-port", str(METRICS_PORT), "port of /metrics, /healthz and /readyz", type=int)
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         lease_namespace=args.lease_namespace,
         has_election=not args.no_leader_election,
         metrics_port=int(args.metrics_port),
-        config=replace(config, opaque_ports=args.opaque_ports),
+        config=replace(config, opaque_ports=args.opaque_ports, policy=read_policy_arguments(args)),
         bundle=bundle,
         webhook_certificate=args.webhook_certificate,
     )

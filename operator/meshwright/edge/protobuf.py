@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -15,11 +16,12 @@ import orjson
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, Resource
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import Default, DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.wrappers_pb2 import UInt32Value
 
 PREFIX = "type.googleapis.com/"
 
@@ -33,6 +35,7 @@ class TypeUrl(StrEnum):
 
     CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
     ENDPOINTS = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+    TOKEN_BUCKET = PREFIX + "envoy.type.v3.TokenBucket"
     LISTENER = PREFIX + "envoy.config.listener.v3.Listener"
     ROUTES = PREFIX + "envoy.config.route.v3.RouteConfiguration"
     SCOPE = PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
@@ -78,16 +81,57 @@ _PACKAGES = ("envoy.", "xds.", "udpa.")
 _loaded: set[str] = set()
 
 
+_STATS_FILE = "envoy/extensions/access_loggers/stats/v3/stats.proto"
+_STATE_FILE = "envoy/extensions/filters/network/set_filter_state/v3/set_filter_state.proto"
+_SCOPE_FILE = "envoy/type/v3/scope.proto"
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field that Envoy 1.40 knows and xds-protos lack. ``kind``: a message type, or ``""`` for a string."""
+
+    message: str
+    name: str
+    number: int
+    kind: str = ""
+    is_repeated: bool = False
+
+
+_NEWER: Mapping[str, tuple[_Field, ...]] = {
+    "envoy/config/core/v3/config_source.proto": (
+        _Field("PathConfigSource", "poll_interval", 3, Duration.DESCRIPTOR.full_name),
+    ),
+    _STATS_FILE: (_Field("Config", "stats_scope", 6, "envoy.type.v3.Scope"),),
+    _STATE_FILE: (
+        _Field(
+            "Config",
+            "on_downstream_tls_handshake",
+            2,
+            "envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue",
+            is_repeated=True,
+        ),
+    ),
+    _SCOPE_FILE: (
+        _Field("Scope", "max_counters", 1, UInt32Value.DESCRIPTOR.full_name),
+        _Field("Scope", "prefix", 5),
+    ),
+}
+"""By file. As far as what we write needs it.
+
+Source: Envoy ``api/envoy/config/core/v3/config_source.proto`` and the files named.
+"""
+
+
 class _Files:
     """The generated modules' files, for a pool that asks for them by path or by what they define, as they are needed.
 
-    Envoy 1.40 knows a field that xds-protos lack, and a pool cannot be changed: so there is one of our own.
-
-    Source: Envoy ``api/envoy/config/core/v3/config_source.proto`` ``PathConfigSource.poll_interval``.
+    Envoy knows fields that xds-protos lack, and a pool cannot be changed: so there is one of our own.
     """
 
     def FindFileByName(self, name: str) -> FileDescriptorProto:
         """Raises KeyError: there is none."""
+        if name == _SCOPE_FILE:
+            return _make_scope_file()
         if name.startswith(tuple(package.replace(".", "/") for package in _PACKAGES)):
             _load(name.rpartition("/")[0].replace("/", "."))
         return _read(Default().FindFileByName(name))
@@ -101,18 +145,37 @@ class _Files:
 def _read(file: FileDescriptor) -> FileDescriptorProto:
     found = FileDescriptorProto()
     file.CopyToProto(found)
-    if file.name == "envoy/config/core/v3/config_source.proto":
-        [source] = (message for message in found.message_type if message.name == "PathConfigSource")
-        if all(field.name != "poll_interval" for field in source.field):
-            source.field.add(
-                name="poll_interval",
-                json_name="pollInterval",
-                number=3,
-                label=FieldDescriptorProto.LABEL_OPTIONAL,
-                type=FieldDescriptorProto.TYPE_MESSAGE,
-                type_name=f".{Duration.DESCRIPTOR.full_name}",
-            )
+    _add_fields(found)
     return found
+
+
+def _make_scope_file() -> FileDescriptorProto:
+    made = FileDescriptorProto(name=_SCOPE_FILE, package="envoy.type.v3", syntax="proto3")
+    made.dependency.append(UInt32Value.DESCRIPTOR.file.name)
+    made.message_type.add(name="Scope")
+    _add_fields(made)
+    return made
+
+
+def _add_fields(file: FileDescriptorProto) -> None:
+    messages = {message.name: message for message in file.message_type}
+    for field in _NEWER.get(file.name, ()):
+        message = messages[field.message]
+        if any(known.name == field.name for known in message.field):
+            continue
+        made = message.field.add(name=field.name, json_name=_as_json_name(field.name), number=field.number)
+        made.label = made.LABEL_REPEATED if field.is_repeated else made.LABEL_OPTIONAL
+        if field.kind:
+            made.type, made.type_name = made.TYPE_MESSAGE, f".{field.kind}"
+        else:
+            made.type = made.TYPE_STRING
+        if field.kind == "envoy.type.v3.Scope":
+            file.dependency.append(_SCOPE_FILE)
+
+
+def _as_json_name(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _load(package: str) -> None:

@@ -1,4 +1,5 @@
-"""``meshwright webhook``: the API server asks it about every new pod, and it gives some of them their proxy."""
+"""``meshwright webhook``: the API server asks it about every new pod, and it gives some of them their proxy; and about
+policy that is to be stored."""
 
 import argparse
 import asyncio
@@ -21,6 +22,8 @@ from meshwright.edge.injection_events import Events
 from meshwright.edge.injection_flags import SettingsError, add_injection_flags, read_injection_settings
 from meshwright.edge.live_certificate import LiveCertificate
 from meshwright.edge.logs import set_up_logs
+from meshwright.edge.validator import PATH as VALIDATION_PATH
+from meshwright.edge.validator import Validator
 from meshwright.edge.watch import Reflector
 from meshwright.model.injection import InjectionSettings, Skip
 from meshwright.model.ref import Kind, Ref
@@ -58,6 +61,7 @@ class Webhook:
         self.port = 0
         self.is_stopping = False
         self.registry = CollectorRegistry()
+        self._validator = Validator(client, self.registry)
         self._injections = Counter(
             "meshwright_injections", "Pods that were asked about.", ["outcome", "reason"], registry=self.registry
         )
@@ -116,7 +120,7 @@ class Webhook:
     def make_app(self) -> web.Application:
         """Return the application that reviews are posted to."""
         app = web.Application(client_max_size=_MOST_BYTES)
-        app.add_routes([web.post(PATH, self._review)])
+        app.add_routes([web.post(PATH, self._review), web.post(VALIDATION_PATH, self._validate)])
         return app
 
     async def _review(self, asked: web.Request) -> web.Response:
@@ -137,6 +141,12 @@ class Webhook:
         if self.is_stopping:
             response.force_close()
         self._seconds.observe(time.perf_counter() - started)
+        return response
+
+    async def _validate(self, asked: web.Request) -> web.Response:
+        response = await self._validator.review(asked)
+        if self.is_stopping:
+            response.force_close()
         return response
 
     async def _answer(self, body: bytes) -> bytes:

@@ -35,8 +35,18 @@ CONFIGURATIONS = Resource(
     kind="MutatingWebhookConfiguration",
     is_namespaced=False,
 )
+VALIDATIONS = Resource(
+    group="admissionregistration.k8s.io",
+    version="v1",
+    plural="validatingwebhookconfigurations",
+    kind="ValidatingWebhookConfiguration",
+    is_namespaced=False,
+)
+VALIDATION = "meshwright-validate"
 SECRETS = Resource(group="", version="v1", plural="secrets", kind="Secret")
 CONFIGURATION, SECRET, SERVICE = "meshwright-inject", "meshwright-webhook-tls", "meshwright-webhook"
+BELIEVERS = ((CONFIGURATIONS, CONFIGURATION), (VALIDATIONS, VALIDATION))
+"""Where the API server is told whom to believe: for new pods, and for policy that is to be stored."""
 LIFETIME = timedelta(days=90)
 CLOCK_SKEW = timedelta(minutes=5)
 LOOK_SECONDS = 5.0
@@ -112,15 +122,18 @@ class WebhookCertificate:
         return await self._client.apply(SECRETS, manifest, manager=FIELD_MANAGER, is_forced=True)
 
     async def _tell(self, bundle: bytes) -> bool:
-        """Make the API server believe ``bundle``; return whether it had to be told."""
-        configuration = await self._read(CONFIGURATIONS, "", CONFIGURATION) or {}
+        """Make the API server believe ``bundle`` wherever it asks the webhook; return whether it had to be told."""
+        is_told = False
         service = f"{self._namespace}/{SERVICE}"
-        steps = plan_bundle(configuration, service, self._widen(bundle, read_bundles(configuration, service)))
-        if not steps or not self._may_write():
-            return False
-        await self._client.patch_json(CONFIGURATIONS, "", CONFIGURATION, steps, manager=FIELD_MANAGER)
-        log.info("%s believes another certificate authority now", CONFIGURATION)
-        return True
+        for resource, name in BELIEVERS:
+            configuration = await self._read(resource, "", name) or {}
+            steps = plan_bundle(configuration, service, self._widen(bundle, read_bundles(configuration, service)))
+            if not steps or not self._may_write():
+                continue
+            await self._client.patch_json(resource, "", name, steps, manager=FIELD_MANAGER)
+            log.info("%s believes another certificate authority now", name)
+            is_told = True
+        return is_told
 
     def _widen(self, bundle: bytes, seen: Iterable[bytes]) -> bytes:
         """Return ``bundle``, for a while with what is believed now: the webhook still serves what hangs from that."""

@@ -1,0 +1,1 @@
+"""Who may call whom, asked of manifests and of clusters."""

@@ -1,0 +1,135 @@
+"""`meshwright explain access`, over manifests and over a cluster's API server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshwright.cli import main
+
+SERVER = {
+    "apiVersion": "policy.linkerd.io/v1beta3",
+    "kind": "Server",
+    "metadata": {"name": "web", "namespace": "shop"},
+    "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "port": "http"},
+}
+POD: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "web", "namespace": "shop", "labels": {"app": "web"}},
+    "spec": {"containers": [{"name": "app", "ports": [{"name": "http", "containerPort": 8080}]}]},
+}
+CLIENT = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "client", "namespace": "shop"},
+    "spec": {"template": {"metadata": {"labels": {"app": "client"}}, "spec": {"serviceAccountName": "clients"}}},
+}
+
+
+def policy(name: str, target: dict[str, str], *required: dict[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": "policy.linkerd.io/v1alpha1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"targetRef": target, "requiredAuthenticationRefs": list(required)},
+    }
+
+
+WEB = {"group": "policy.linkerd.io", "kind": "Server", "name": "web"}
+CLIENTS = policy("clients", WEB, {"kind": "ServiceAccount", "name": "clients"})
+MISSING = policy("missing", WEB, {"group": "policy.linkerd.io", "kind": "NetworkAuthentication", "name": "office"})
+ELSEWHERE = policy("elsewhere", {"group": "policy.linkerd.io", "kind": "Server", "name": "db"})
+FOR_ROUTE = policy("for-route", {"group": "policy.linkerd.io", "kind": "HTTPRoute", "name": "api"})
+OBJECTS = (SERVER, POD, CLIENT, CLIENTS, MISSING, ELSEWHERE, FOR_ROUTE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(OBJECTS))
+    return tmp_path
+
+
+def ask(folder: Path, *words: str) -> int:
+    return main(["explain", "access", "-f", str(folder), *words])
+
+
+def test_it_says_who_lets_a_caller_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(folder, "--from", "shop/client", "--to", "shop/web:http") == 0
+    assert capsys.readouterr().out == (
+        "√ allowed: Deployment shop/client (10.0.0.1) to Pod shop/web, port 8080: GET /\n"
+        "    server   Server shop/web (port http, unknown, accessPolicy deny)\n"
+        "    by       AuthorizationPolicy shop/clients\n"
+        "  did not let it in:\n"
+        "  × AuthorizationPolicy shop/missing: NetworkAuthentication shop/office does not exist\n"
+        "  for something else in namespace shop:\n"
+        "  · AuthorizationPolicy shop/elsewhere: it targets Server db, which does not exist\n"
+        "  · AuthorizationPolicy shop/for-route: it targets HTTPRoute api, which does not exist\n"
+        "note: the caller's address is taken to be 10.0.0.1, as of the cluster; say another one with @ADDRESS\n"
+    )
+
+
+def test_it_says_why_nobody_lets_a_caller_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(folder, "--from", "192.0.2.7", "--to", "shop/web:8080", "--tcp", "-o", "json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["outcome"], report["by"], report["request"]) == ("denied", None, None)
+    assert [(each["authorization"]["name"], each["why"]) for each in report["missed"]] == [
+        ("clients", "the connection is not TLS of the mesh, so the caller has no identity"),
+        ("missing", "NetworkAuthentication shop/office does not exist"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asker", "identity"),
+    [
+        ("sa/shop/clients", "clients.shop.serviceaccount.identity.meshwright.cluster.local"),
+        ("spiffe://cluster.local/ns/shop/sa/clients", "clients.shop.serviceaccount.identity.meshwright.cluster.local"),
+        ("spiffe://elsewhere/vm", "spiffe://elsewhere/vm"),
+        ("vm.example@fd00::7", "vm.example"),
+        ("192.0.2.7", ""),
+    ],
+)
+def test_callers_are_named_in_many_ways(
+    folder: Path, capsys: pytest.CaptureFixture[str], asker: str, identity: str
+) -> None:
+    status = ask(folder, "--from", asker, "--to", "shop/web:8080", "-o", "json")
+    report = json.loads(capsys.readouterr().out)
+    assert report["from"]["identity"] == identity
+    assert status == (0 if identity.startswith("clients.") else 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--from", "shop/web", "--to", "shop/wev:8080"), "did you mean shop/web?"),
+        (("--from", "shop/web", "--to", "shop/web"), "write NAMESPACE/NAME:PORT"),
+        (("--from", "shop/web", "--to", "shop/web:0"), "from 1 to 65535"),
+        (("--from", "shop/web", "--to", "shop/web:admin"), "declares no TCP port named 'admin'"),
+        (("--from", "web", "--to", "shop/web:8080"), "found 'web'; write a workload"),
+        (("--from", "sa/shop", "--to", "shop/web:8080"), "sa/NAMESPACE/NAME"),
+        (("--from", "shop/web@here", "--to", "shop/web:8080"), "write an IP address"),
+        (("--from", "10.0.0.1", "--to", "shop/web:8080", "--path", "a"), "begin it with /"),
+        (("--from", "10.0.0.1", "--to", "shop/web:8080", "--grpc", "a"), "SERVICE/METHOD"),
+        (("--from", "10.0.0.1", "--to", "shop/web:8080", "--tcp", "--path", "/"), "leave out either"),
+        (("--from", "10.0.0.1", "--to", "shop/web:8080", "--header", "x"), "write NAME: VALUE"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert ask(folder, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_half_a_policy_is_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken.yaml").write_text("a: [")
+    assert ask(folder, "--from", "10.0.0.1", "--to", "shop/web:8080") == 2
+    assert "broken.yaml" in capsys.readouterr().err
+
+
+def test_the_installation_can_be_said(folder: Path) -> None:
+    words = ("--from", "10.0.0.1", "--to", "shop/web:9090")
+    assert ask(folder, *words) == 0
+    assert ask(folder, *words, "--default-inbound-policy", "deny") == 1
