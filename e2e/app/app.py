@@ -10,6 +10,8 @@ meshwright. One JSON object on stdout per client run.
     app.py ws URL [--count N]
     app.py tcp HOST:PORT [--count N]                       send a line, read it back
     app.py greeting HOST:PORT                              say nothing, read what the server says first
+    app.py until URL --status N --seconds S                one connection, kept: when is the first such answer?
+    app.py hold HOST:PORT --seconds S                      one connection, lines to and fro: when is it cut?
 """
 
 from __future__ import annotations
@@ -247,6 +249,40 @@ async def call_websocket(url: str, count: int) -> None:
     report(statuses, names, last, started)
 
 
+async def wait_for_status(url: str, status: str, seconds: float) -> None:
+    """Send requests on one connection until one is answered with ``status``; ``at`` is when, since the epoch."""
+    statuses, last, at, started = Counts(), "", 0.0, time.monotonic()
+    connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=60)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), connector=connector) as session:
+        print("begun", flush=True)
+        while not at and time.monotonic() - started < seconds:
+            found, _, last = await one(session, url, {})
+            statuses[found] += 1
+            if found == status:
+                at = time.time()
+            await asyncio.sleep(0.002)
+    print(json.dumps({"statuses": statuses, "at": at, "last": last}))
+
+
+async def hold(target: str, seconds: float) -> None:
+    """Send lines on one connection until it is cut; ``at`` is when, since the epoch, 0 when it was not."""
+    statuses, at, started = Counts(), 0.0, time.monotonic()
+    host, _, port = target.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    print("begun", flush=True)
+    while not at and time.monotonic() - started < seconds:
+        try:
+            writer.write(b"line\n")
+            answer = await asyncio.wait_for(reader.readline(), 20)
+        except (OSError, TimeoutError):
+            answer = b""
+        statuses["echo" if answer == b"line\n" else "cut"] += 1
+        if answer != b"line\n":
+            at = time.time()
+        await asyncio.sleep(0.02)
+    print(json.dumps({"statuses": statuses, "at": at}))
+
+
 _WAIT = aiohttp.ClientWSTimeout(ws_close=5)
 
 
@@ -282,7 +318,7 @@ def make_parser() -> argparse.ArgumentParser:
     server.add_argument("--drain", type=float, default=0)
     for flag, port in (("--http", 8080), ("--grpc", 9090), ("--echo", 7000), ("--greet", 7001)):
         server.add_argument(flag, type=int, default=port)
-    for command in ("get", "load", "grpc", "ws", "tcp", "greeting"):
+    for command in ("get", "load", "grpc", "ws", "tcp", "greeting", "until", "hold"):
         client = commands.add_parser(command)
         client.add_argument("target")
         if command == "grpc":
@@ -293,6 +329,7 @@ def make_parser() -> argparse.ArgumentParser:
         client.add_argument("--workers", type=int, default=4)
         client.add_argument("--fresh", action="store_true")
         client.add_argument("--until", default="")
+        client.add_argument("--status", default="403")
     return parser
 
 
@@ -315,6 +352,10 @@ def main() -> None:
             asyncio.run(call_tcp(args.target, args.count, is_first=True))
         case "greeting":
             asyncio.run(call_tcp(args.target, 1, is_first=False))
+        case "until":
+            asyncio.run(wait_for_status(args.target, args.status, args.seconds))
+        case "hold":
+            asyncio.run(hold(args.target, args.seconds))
 
 
 if __name__ == "__main__":
