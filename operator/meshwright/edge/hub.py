@@ -7,6 +7,7 @@ changed meanwhile.
 
 import asyncio
 import logging
+from collections import Counter as Counting
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -143,25 +144,30 @@ class Hub:
         self._named: defaultdict[Key, set[Listening]] = defaultdict(set)
         self._wild: defaultdict[TypeUrl, set[Listening]] = defaultdict(set)
         self._at_host: defaultdict[Key, set[str]] = defaultdict(set)
+        self._streams: defaultdict[Proxy, Counting[Listening]] = defaultdict(Counting)
+        """The streams of each proxy, and how much each has subscribed to."""
         self._expected: list[_Expected] = []
 
     def subscribe(self, stream: Listening, kind: TypeUrl, name: str | None) -> None:
         """Tell ``stream`` of changes of ``name`` from now on; ``None``: of all resources of the kind."""
+        streams = self._wild[kind] if name is None else self._named[kind, name]
+        if stream not in streams:
+            streams.add(stream)
+            self._streams[stream.proxy][stream] += 1
         if name is None:
-            self._wild[kind].add(stream)
             return
-        self._named[kind, name].add(stream)
         if host := _host(name):
             self._at_host[kind, host].add(name)
 
     def unsubscribe(self, stream: Listening, kind: TypeUrl, name: str | None) -> None:
         """Take back a subscription. What nobody wants is forgotten, and made again when somebody does."""
+        streams = self._wild[kind] if name is None else self._named[kind, name]
+        if stream in streams:
+            streams.discard(stream)
+            self._uncount(stream)
         if name is None:
-            self._wild[kind].discard(stream)
             return
         key = (kind, name)
-        streams = self._named[key]
-        streams.discard(stream)
         if not streams:
             del self._named[key]
             if host := _host(name):
@@ -194,10 +200,12 @@ class Hub:
 
     def turn(self, proxy: Proxy, touched: Mapping[TypeUrl, Iterable[str]]) -> None:
         """Say that ``proxy`` may get another variant of resources. No variant's content has changed."""
+        streams = tuple(self._streams.get(proxy, ()))
         for kind, names in touched.items():
             for name in names:
-                for stream in self._named.get((kind, name), set()) | self._wild[kind]:
-                    if stream.proxy == proxy:
+                named = self._named.get((kind, name), ())
+                for stream in streams:
+                    if stream in named or stream in self._wild[kind]:
                         stream.touched(kind, (name,))
 
     def current(self, kind: TypeUrl, name: str, proxy: Proxy) -> Entry | None:
@@ -284,6 +292,14 @@ class Hub:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+    def _uncount(self, stream: Listening) -> None:
+        counts = self._streams[stream.proxy]
+        counts[stream] -= 1
+        if not counts[stream]:
+            del counts[stream]
+        if not counts:
+            del self._streams[stream.proxy]
 
     def _make(self, kind: TypeUrl, name: str, variant: str) -> Entry | None:
         old = self._stale.get((kind, name), {}).get(variant)
