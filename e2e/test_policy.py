@@ -171,6 +171,21 @@ def test_what_is_withdrawn_while_nobody_looks_does_not_outlive_the_next_look(gua
     eventually(lambda: get(guarded, "client"), until="200".__eq__)
 
 
+@pytest.mark.slow
+def test_what_is_withdrawn_around_restarts_of_the_api_server_is_withdrawn(guarded: Kube, mesh: Mesh) -> None:
+    cluster = mesh.own_cluster()
+    name = clients_of(guarded, 8080)
+    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
+    with mesh.frozen_operator():
+        cluster.restart_apiserver()  # every watch is cut, delivery's too
+        guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
+        cluster.restart_apiserver()
+        assert get(guarded, "client") == "200", "proxies go on by what they know"
+    eventually(lambda: get(guarded, "client"), until="403".__eq__)
+    guarded.apply(bare(manifest))
+    eventually(lambda: get(guarded, "client"), until="200".__eq__)
+
+
 LIMIT = """
 apiVersion: policy.linkerd.io/v1alpha1
 kind: HTTPLocalRateLimitPolicy
