@@ -118,7 +118,7 @@ async def serve(args: argparse.Namespace) -> None:
     app.router.add_route("*", "/{tail:.*}", served.http)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", args.http).start()
+    await web.TCPSite(runner, None, args.http).start()  # every address of either family
 
     class AnyMethod(GenericHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -131,10 +131,10 @@ async def serve(args: argparse.Namespace) -> None:
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((AnyMethod(),))
-    server.add_insecure_port(f"0.0.0.0:{args.grpc}")
+    server.add_insecure_port(f"[::]:{args.grpc}")
     await server.start()
     plain = [
-        await asyncio.start_server(answer, "0.0.0.0", port)
+        await asyncio.start_server(answer, None, port)
         for answer, port in ((served.echo, args.echo), (served.greet, args.greet))
     ]
     print(f"{args.name} serves HTTP on {args.http}, gRPC on {args.grpc}", flush=True)
@@ -147,11 +147,17 @@ async def serve(args: argparse.Namespace) -> None:
     await asyncio.gather(runner.cleanup(), server.stop(2))
 
 
+def split_target(target: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``; an IPv6 address stands in brackets."""
+    host, _, port = target.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 async def echoed(target: str, line: bytes) -> bool:
     """Tell if a line comes back on a connection of its own."""
-    host, _, port = target.rpartition(":")
+    host, port = split_target(target)
     async with asyncio.timeout(20):
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(host, port)
         writer.write(line)
         answer = await reader.readline()
         writer.close()
@@ -267,8 +273,8 @@ async def wait_for_status(url: str, status: str, seconds: float) -> None:
 async def hold(target: str, seconds: float) -> None:
     """Send lines on one connection until it is cut; ``at`` is when, since the epoch, 0 when it was not."""
     statuses, at, started = Counts(), 0.0, time.monotonic()
-    host, _, port = target.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    host, port = split_target(target)
+    reader, writer = await asyncio.open_connection(host, port)
     print("begun", flush=True)
     while not at and time.monotonic() - started < seconds:
         try:
@@ -289,10 +295,10 @@ _WAIT = aiohttp.ClientWSTimeout(ws_close=5)
 async def call_tcp(target: str, count: int, *, is_first: bool) -> None:
     """Send ``count`` lines on one connection and read each back; without ``is_first`` only read the server's first."""
     statuses, last, started = Counts(), "", time.monotonic()
-    host, _, port = target.rpartition(":")
+    host, port = split_target(target)
     try:
         async with asyncio.timeout(20):
-            reader, writer = await asyncio.open_connection(host, int(port))
+            reader, writer = await asyncio.open_connection(host, port)
             for number in range(count):
                 line = f"line {number}\n".encode()
                 if is_first:

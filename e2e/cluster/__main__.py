@@ -15,7 +15,8 @@ from e2e.cluster.say import ClusterError, note
 ABOUT = """\
 A real one-node Kubernetes on this machine, in a network namespace of its own: etcd, kube-apiserver,
 kube-controller-manager, kube-scheduler, kubelet, kube-proxy, CoreDNS and cert-manager, built from pinned Go modules,
-on Debian's containerd. The first start builds for some minutes, later ones take seconds.
+on Debian's containerd. Node, pods and Services have IPv4 addresses, and where the machine has IPv6 such ones too, known
+in the namespace alone. The first start builds for some minutes, later ones take seconds.
 
 Needs Linux, root, and once the Go module proxy, PyPI and Debian's packages. Built programs and images are kept in
 $MESHWRIGHT_CACHE (else meshwright/ in the user's cache folder); nothing of them is in the repository.
@@ -117,7 +118,8 @@ def run_status(places: Places) -> int:
         print(f"  {name:<24} {state}")
     for name, version in record.versions.items():
         print(f"  {name:<24} {version}")
-    print(f"kubeconfig  {places.kubeconfig}\nlogs        {places.logs}\nnetwork     namespace {NETNS}")
+    families = "IPv4 and IPv6" if record.has_ipv6 else f"IPv4 only: {network.find_ipv6_obstacle()}"
+    print(f"kubeconfig  {places.kubeconfig}\nlogs        {places.logs}\nnetwork     namespace {NETNS}, {families}")
     return 0 if running else 1
 
 

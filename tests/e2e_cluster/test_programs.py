@@ -1,7 +1,10 @@
 """Configuration files and command lines of the node, its network and its control groups."""
 
 import json
+import os
+import subprocess
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -13,16 +16,23 @@ from e2e.cluster.addons import make_cert_manager, make_dns
 from e2e.cluster.debian import PACKAGES, select_missing
 from e2e.cluster.golang import TOOLS
 from e2e.cluster.groups import Trees, select_trees
-from e2e.cluster.network import find_conflicts
+from e2e.cluster.network import find_conflicts, find_ipv6_obstacle
 from e2e.cluster.node import select_listening
 from e2e.cluster.pki import LEAVES, write_pki
 from e2e.cluster.places import NODE_ADDRESS, Places, find_places
 from e2e.cluster.probe import has_answer, is_node_ready, make_query
-from e2e.cluster.programs import Spec, make_specs, render_containerd, render_kubelet, render_pod_network
+from e2e.cluster.programs import (
+    Spec,
+    make_specs,
+    render_containerd,
+    render_kubelet,
+    render_pod_network,
+    write_pod_plugins,
+)
 from e2e.cluster.teardown import select_mounts
 
 PLACES = Places(repo=Path("/repo"), cache=Path("/cache"))
-SPECS = make_specs(PLACES, {tool.name: Path("/cache/bin") / tool.name for tool in TOOLS})
+SPECS = make_specs(PLACES, {tool.name: Path("/cache/bin") / tool.name for tool in TOOLS}, has_ipv6=True)
 
 
 def test_the_cache_is_where_the_user_wants_it() -> None:
@@ -81,8 +91,56 @@ def test_kubelet_accepts_cgroup_v1_and_uses_our_group() -> None:
 
 
 def test_pods_are_wired_point_to_point() -> None:
-    plugins = json.loads(render_pod_network(Path("/s")))["plugins"]
+    plugins = json.loads(render_pod_network(Path("/s"), has_ipv6=True))["plugins"]
     assert [plugin["type"] for plugin in plugins] == ["ptp", "portmap"]
+
+
+def test_a_plugin_is_debians_but_for_the_one_that_would_wait(tmp_path: Path) -> None:
+    there, made = tmp_path / "there", tmp_path / "made"
+    there.mkdir()
+    for name in ("ptp", "host-local"):
+        (there / name).write_text(f"#!/bin/sh\necho {name} $CNI_COMMAND; cat\n")
+        (there / name).chmod(0o755)
+    write_pod_plugins(made, there)
+    for name in ("ptp", "host-local"):
+        for command in ("ADD", "DEL"):
+            environ = {"PATH": os.environ["PATH"], "CNI_COMMAND": command, "CNI_NETNS": "/none"}
+            done = subprocess.run([made / name], input="in", capture_output=True, text=True, env=environ, check=True)
+            assert done.stdout == f"{name} {command}\nin"
+
+
+@pytest.mark.parametrize(("has_ipv6", "families"), [(True, {4, 6}), (False, {4})])
+def test_every_range_has_the_families_that_the_machine_has(has_ipv6: bool, families: set[int]) -> None:
+    specs = make_specs(PLACES, {tool.name: Path("/b") for tool in TOOLS}, has_ipv6=has_ipv6)
+    flags = {
+        (name, flag): value.split(",")
+        for name, spec in specs.items()
+        for flag, _, value in (word.partition("=") for word in spec.argv)
+        if flag in ("--service-cluster-ip-range", "--cluster-cidr", "--node-ip")
+    }
+    assert {name for name, _ in flags} == {"kube-apiserver", "kube-controller-manager", "kubelet", "kube-proxy"}
+    pods = json.loads(render_pod_network(Path("/s"), has_ipv6=has_ipv6))["plugins"][0]["ipam"]
+    flags["pods", "ranges"] = [each["subnet"] for [each] in pods["ranges"]]
+    flags["pods", "routes"] = [each["dst"] for each in pods["routes"]]
+    for flag, values in flags.items():
+        found = [ip_network(value).version for value in values]
+        assert (found, set(found)) == (sorted(found), families), flag
+
+
+@pytest.mark.parametrize(
+    ("switches", "said"),
+    [
+        ({"all": "0", "default": "0"}, ""),
+        ({"all": "1", "default": "0"}, "IPv6 is turned off on this machine: net.ipv6.conf.all.disable_ipv6 is 1"),
+        ({"all": "0", "default": "1"}, "IPv6 is turned off on this machine: net.ipv6.conf.default.disable_ipv6 is 1"),
+        ({}, "this machine's kernel has no IPv6"),
+    ],
+)
+def test_a_machine_without_ipv6_says_why(tmp_path: Path, switches: dict[str, str], said: str) -> None:
+    for name, value in switches.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "disable_ipv6").write_text(f"{value}\n")
+    assert find_ipv6_obstacle(tmp_path) == said
 
 
 def test_hand_made_endpoints_carry_the_ports_of_their_service() -> None:
