@@ -11,7 +11,7 @@ import os
 import ssl
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 from meshwright.edge.hub import Hub
+from meshwright.edge.policies import NOBODY
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
@@ -170,7 +171,7 @@ SERVERS: dict[int, ServerPolicy] = {
     8015: server("closing", WEB, protocol=ProxyProtocol.OPAQUE),
     8016: server("secret", by("void", networks=()), by("none", proof=Proof.IDENTITY)),
 }
-SPEAKING_FIRST = (8007, 8009, 8012, 8015)
+SPEAKING_FIRST = (8007, 8009, 8012, 8015, 8098)
 
 
 def everything(**changed: ServerPolicy) -> Inbound:
@@ -206,18 +207,24 @@ class Supply:
         return ""
 
     def make(self, kind: TypeUrl, name: str, variant: str) -> Json | None:
+        return self._make(kind, name, self.inbound)
+
+    def _make(self, kind: TypeUrl, name: str, inbound: Inbound) -> Json | None:
         match kind:
             case TypeUrl.LISTENER:
-                return emit_inbound_listener(self.settings, self.inbound)
+                return emit_inbound_listener(self.settings, inbound)
             case TypeUrl.ROUTES if name == INBOUND_ROUTES:
-                return emit_inbound_routes(self.settings, self.inbound)
+                return emit_inbound_routes(self.settings, inbound)
             case TypeUrl.TOKEN_BUCKET if name == POLICY_LOG_BUCKET:
                 return emit_bucket(LINES_PER_SECOND)
             case _:
                 return None
 
     def make_fallback(self, kind: TypeUrl, name: str) -> Json | None:
-        return None
+        return self._make(kind, name, NOBODY)
+
+    def may_keep(self, kind: TypeUrl, name: str) -> bool:
+        return False
 
 
 class Caller:
@@ -330,7 +337,7 @@ async def stage() -> AsyncIterator[tuple[Supply, Envoy, dict[str, Caller]]]:
             secrets_folder=str(folder / "secrets"),
         )
         anchor.issue(TRUST, account("own")).write(settings, anchor)
-        for port in (8000, *SERVERS, 8099):
+        for port in (8000, *SERVERS, 8098, 8099):
             if port in SPEAKING_FIRST:
                 await stack.enter_async_context(_greeter(port))
             else:
@@ -517,8 +524,12 @@ async def revoke(supply: Supply, envoy: Envoy, callers: dict[str, Caller]) -> di
         return await web.listen(8015)
 
     given = await eventually(look, lambda answer: answer == "welcome")
-    for each in (writer, other_writer, cut_writer):
+    for each in (other_writer, cut_writer):
         each.close()
+    late = [await who.connect(8098) for who in (callers["nobody"], web)]
+    later = [(await each.read(100)).decode() for each, _ in late]
+    supply.put(everything(p8098=server("late")))
+    later += [(await asyncio.wait_for(each.read(100), 10)).decode() for each, _ in late]
     stats = await envoy.stats("listener_manager.listener_(in_place_updated|modified)")
     return {
         "greeted": kept,
@@ -526,8 +537,26 @@ async def revoke(supply: Supply, envoy: Envoy, callers: dict[str, Caller]) -> di
         "bytes": [end.decode(), refused, given],
         "bytes elsewhere": still,
         "updates": {name.rpartition(".")[2]: count for name, count in stats.items()},
+        "bytes that were there first": later,
         "refusals": [str(problem) for problem in supply.hub.problems()],
+        "refused": await refuse(supply, ask),
     }
+
+
+async def refuse(supply: Supply, ask: Callable[[], Awaitable[str]]) -> list[str]:
+    """Return what ``ask`` gives as authorizations are taken back by policy that the proxy refuses, and then by
+    policy that it takes again."""
+    seen = [await ask()]
+    broken = InboundRule(
+        route=Ref(Kind.HTTP_ROUTE, SHOP, "broken"),
+        index=0,
+        match=HttpMatch(path=RoutePath(how=PathMatch.REGEX, value="(")),
+    )
+    supply.put(everything(p8001=server("named"), p8016=server("secret", is_routed=True, rules=(broken,))))
+    seen.append(await eventually(ask, lambda answer: answer != seen[-1]))
+    supply.put(everything())
+    seen.append(await eventually(ask, lambda answer: answer != seen[-1]))
+    return [answer.partition(" ")[0] for answer in seen]
 
 
 async def main() -> None:

@@ -14,6 +14,8 @@ from meshwright.model.units import Namespace
 
 PROXY = Proxy(Namespace("shop"), "client")
 ROUTES = TypeUrl.ROUTES
+OWN = "own"
+"""What a proxy may not keep when it refuses a newer one."""
 
 
 def routes(name: str, header: str = "") -> Json:
@@ -40,6 +42,9 @@ class Shelf:
 
     def make_fallback(self, kind: TypeUrl, name: str) -> Json | None:
         return routes(name, "fallback") if kind is ROUTES else None
+
+    def may_keep(self, kind: TypeUrl, name: str) -> bool:
+        return name != OWN
 
 
 def change(hub: Hub, shelf: Shelf, kind: TypeUrl, *names: str, content: str = "changed") -> None:

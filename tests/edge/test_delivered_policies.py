@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,24 @@ def test_a_unit_that_cannot_be_read_leaves_the_last_good_one_in_force(delivery: 
     delivery.put(ref_of(unit), None)
     assert_has(delivery, WEB, Inbound(access=DEFAULTS.access, defaults=DEFAULTS))
     assert delivery.problems() == ()
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_unit_that_never_could_be_read_opens_no_port_of_its_namespace(delivery: Delivery, number: int) -> None:
+    web, api, other = (Ear(delivery, each) for each in (WEB, API, OTHER))
+    one, api_server = server(), server("api", selector=Selector(labels=(("app", "api"),)))
+    unit, known = unit_of(one), unit_of(api_server)
+    delivery.put(ref_of(known), known)
+    api.take()
+    delivery.put(ref_of(unit), broken(unit)[number])
+    assert (web.take(), api.take(), other.take()) == (OWN, OWN, set())
+    for each in (WEB, API):
+        assert_has(delivery, each, govern(replace(each, access=AccessPolicy.DENY), [api_server], DEFAULTS))
+    assert_has(delivery, OTHER, govern(OTHER, [], DEFAULTS))
+    delivery.put(ref_of(unit), unit if number % 2 else None)
+    assert (web.take(), api.take()) == (OWN, OWN)
+    assert_has(delivery, WEB, govern(WEB, [one, api_server] if number % 2 else [api_server], DEFAULTS))
+    assert_has(delivery, API, govern(API, [api_server], DEFAULTS))
 
 
 def test_nobody_is_let_in_before_the_installation_says_who_may_and_its_last_word_stays() -> None:

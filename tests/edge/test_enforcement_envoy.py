@@ -197,7 +197,12 @@ def test_a_change_finds_the_next_request_and_cuts_the_bytes_of_its_own_port_alon
     assert opened["a request"] == ["200", "403", "200"]
     assert opened["bytes"] == ["", "closed", "welcome"]
     assert opened["bytes elsewhere"] == "still there"
+    assert opened["bytes that were there first"] == ["welcome", "welcome", "", ""]
     assert opened["updates"]["listener_in_place_updated"] == opened["updates"]["listener_modified"] > 0
+
+
+def test_policy_that_the_proxy_refuses_leaves_none_in_force_that_was_taken_back(seen: dict[str, Any]) -> None:
+    assert seen["open"]["refused"] == ["200", "403", "200"]
 
 
 def test_refusals_are_written_down_with_who_asked_for_what(seen: dict[str, Any]) -> None:

@@ -140,9 +140,25 @@ def test_what_names_others_waits_for_all_of_them(client: Client, hub: Hub, shelf
     order = [kind for kind, _, _ in drain(client)]
     last = {kind: len(order) - order[::-1].index(kind) for kind in IN_ORDER}
     first = {kind: order.index(kind) for kind in IN_ORDER}
-    assert max(last[CLUSTER], last[ENDPOINTS]) <= first[LISTENER]
-    assert last[LISTENER] <= first[ROUTES] < last[ROUTES] <= first[SCOPE]
+    assert max(last[CLUSTER], last[ENDPOINTS]) <= first[ROUTES] < last[ROUTES] <= first[LISTENER]
+    assert last[LISTENER] <= first[SCOPE]
     assert order.count(LISTENER) == order.count(SCOPE) == 1
+
+
+def test_routes_are_on_their_way_before_a_listener_is_made(hub: Hub, shelf: Shelf) -> None:
+    patient = Client(hub)
+    shelf.resources |= {(LISTENER, "l"): {"name": "l"}, (ROUTES, "r"): routes("r")}
+    patient.ask(LISTENER, "l")
+    patient.ask(ROUTES, "r")
+    drain(patient)
+    change(hub, shelf, ROUTES, "r")
+    shelf.resources[LISTENER, "l"] = {"name": "l", "stat_prefix": "two"}
+    hub.touch({LISTENER: ["l"]})
+    shelf.made.clear()
+    assert [kind for kind, *_ in patient.got()] == [ROUTES]
+    assert shelf.made == [(ROUTES, "r")]
+    assert patient.stream.wake.is_set()
+    assert [kind for kind, *_ in patient.got()] == [LISTENER]
 
 
 def test_a_cluster_edited_while_routes_are_sent_comes_before_the_rest_of_them(

@@ -9,7 +9,7 @@ from meshwright.edge.hub import Hub
 from meshwright.edge.protobuf import TypeUrl, make_version
 from meshwright.edge.stream import MAX_NAME_LENGTH, MAX_NAMES, MAX_UNANSWERED
 from meshwright.model.desired import Json
-from tests.edge.shelf import Client, Shelf, change, routes
+from tests.edge.shelf import OWN, Client, Shelf, change, routes
 
 ROUTES, SCOPE, CLUSTER, ENDPOINTS = TypeUrl.ROUTES, TypeUrl.SCOPE, TypeUrl.CLUSTER, TypeUrl.ENDPOINTS
 
@@ -167,6 +167,39 @@ async def test_a_refusal_is_narrowed_down_to_the_resource_it_is_about(client: Cl
     change(hub, shelf, ROUTES, "b", content="well")
     assert client.got() == [(ROUTES, ["b"], [])]
     assert hub.problems() == ()
+
+
+async def test_what_must_not_be_kept_is_replaced_when_its_successor_is_refused(
+    client: Client, hub: Hub, shelf: Shelf
+) -> None:
+    change(hub, shelf, ROUTES, OWN)
+    client.ask(ROUTES, OWN)
+    client.got()
+    change(hub, shelf, ROUTES, OWN, content="bad")
+    [response] = client.receive()
+    client.ask(ROUTES, nonce=response.nonce, error="it is bad")
+    [response] = client.receive()
+    assert response.resources[0].version == make_version(routes(OWN, "fallback"))
+    client.ask(ROUTES, nonce=response.nonce)
+    hub.accept(ROUTES, {OWN: make_version(routes(OWN, "bad"))}, node="shop/other")
+    client.stream.touched(ROUTES, (OWN,))
+    assert (client.got(), len(hub.problems())) == ([], 1)
+    change(hub, shelf, ROUTES, OWN, content="well")
+    [response] = client.receive()
+    assert response.resources[0].version == make_version(routes(OWN, "well"))
+    hub.accept(ROUTES, {OWN: response.resources[0].version}, node="shop/other")
+    assert len(hub.problems()) == 1, "that another proxy took its own says nothing"
+    client.ask(ROUTES, nonce=response.nonce)
+    assert hub.problems() == ()
+
+
+async def test_a_fallback_that_is_refused_too_is_not_sent_for_ever(client: Client, hub: Hub, shelf: Shelf) -> None:
+    change(hub, shelf, ROUTES, OWN, content="bad")
+    client.ask(ROUTES, OWN)
+    for _ in range(2):
+        [response] = client.receive()
+        client.ask(ROUTES, nonce=response.nonce, error="it is bad")
+    assert client.receive() == []
 
 
 async def test_what_cannot_be_encoded_leaves_the_last_good_one(client: Client, hub: Hub, shelf: Shelf) -> None:

@@ -66,7 +66,7 @@ def test_everybodys_bytes_are_passed_on_without_further_ado() -> None:
 
 def test_who_may_changes_no_http_chain_and_the_bytes_of_its_own_port_alone() -> None:
     before, after = chains(at(1, ProxyProtocol.UNKNOWN, WEB), at(2)), chains(at(1), at(2))
-    assert {name for name in before if before[name] != after[name]} == {"mesh-tcp-1", "raw-1", "tcp-1"}
+    assert {name for name in before if before[name] != after[name]} == {"mesh-tcp-1"}
 
 
 def test_a_port_that_differs_in_its_probes_alone_has_no_chain() -> None:
@@ -112,15 +112,44 @@ def test_a_verdict_is_written_by_the_last_name_first() -> None:
     found = texts(WEB, near, vm)
     assert [text for key, text in found if key == "meshwright.authz"] == [
         "-",
-        "%CEL((filter_state['meshwright.net.8'] == b'127.0.0.0/8' || filter_state['meshwright.net.128'] == b'::1/128')"
-        " ? 'default/localhost' : '')%",
+        "%CEL(((filter_state['meshwright.net.8'] in [b'127.0.0.0/8']) || "
+        "(filter_state['meshwright.net.128'] in [b'::1/128'])) && true ? 'default/localhost' : '')%",
         "%CEL(true && has(connection.dns_san_peer_certificate) && connection.dns_san_peer_certificate in ['web.x']"
         " ? 'authorizationpolicy/shop/web' : '')%",
-        "%CEL(((filter_state['meshwright.net.8'] == b'10.0.0.0/8' && "
-        "!(filter_state['meshwright.net.16'] == b'10.1.0.0/16'))) ? 'authorizationpolicy/shop/near' : '')%",
+        "%CEL(((filter_state['meshwright.net.8'] in [b'10.0.0.0/8'] && "
+        "!(filter_state['meshwright.net.16'] in [b'10.1.0.0/16']))) && true ? 'authorizationpolicy/shop/near' : '')%",
         "%CEL(true && has(connection.uri_san_peer_certificate) && connection.uri_san_peer_certificate in "
         "['spiffe://x/a\\U00000025\\U00000029\\U00000025\\U00000027']"
         " ? 'authorizationpolicy/shop/it\\U00000027s\\U00000020\\U00000025\\U00000029\\U00000025' : '')%",
     ]
     assert ("meshwright.authz", "~default/audit") in texts(is_audit=True)
     assert not any("connection." in text for _, text in texts(WEB, vm, has_tls=False))
+
+
+def test_expressions_are_no_longer_than_envoy_takes_whatever_a_policy_lists() -> None:
+    cidrs = [f"10.{number // 200}.{number % 200}.0/24" for number in range(6000)]
+    who = Authorization(
+        source=SOURCE,
+        networks=(*(Network(cidr) for cidr in cidrs), Network("172.16.0.0/12", tuple(cidrs[:1000]))),
+        proof=Proof.IDENTITY,
+        exact=tuple(f"spiffe://x/{number:03}{'a' * 2000}" for number in range(100)),
+    )
+    states = emit_settling((who,), is_audit=False, has_tls=True)["typed_config"]["on_downstream_tls_handshake"]
+    texts = [state["format_string"]["text_format_source"]["inline_string"] for state in states]
+    assert max(map(len, texts)) < 90_000
+    assert all(any(f"b'{cidr}'" in text for text in texts) for cidr in cidrs)
+    where = "%CEL(filter_state['meshwright.where'] == b'y' && has(connection.uri_san_peer_certificate) && "
+    assert len([text for text in texts if text.startswith(where)]) > 5
+
+
+def test_bytes_that_came_before_a_port_was_set_apart_are_cut_with_the_rest() -> None:
+    def changed(*before: GovernedPort, after: GovernedPort, **more: Any) -> set[str]:
+        old, new = chains(*before, **more), chains(after, **more)
+        return {name for name in old if old[name] != new.get(name)}
+
+    assert changed(after=at(1)) == {"mesh-tcp", "tcp"}
+    audited = GovernedPort(port=Port(1), policy=replace(SERVER, access=AccessPolicy.AUDIT))
+    assert changed(after=audited) == set(), "nobody loses anything"
+    assert changed(audited, after=at(1)) == {"mesh-tcp", "tcp", "mesh-tcp-1", "raw-1", "tcp-1"}
+    assert changed(at(1), after=at(1, ProxyProtocol.UNKNOWN, WEB)) == {"mesh-tcp-1"}
+    assert changed(after=at(1), access=AccessPolicy.DENY) == set(), "there is nothing to cut"

@@ -79,6 +79,7 @@ def test_a_probe_has_a_route_unless_routes_replace_it_or_nobody_may_probe() -> N
         ("default", None),
     ]
     assert policies(routes[0]) == ["default/localhost", "default/probe"]
+    assert routes[0]["route"]["upgrade_configs"] == [{"upgrade_type": "websocket", "enabled": False}]
     routed = replace(probed, policy=replace(SERVER, is_routed=True))
     assert [route["name"] for route in hosts(routed)["1"]["routes"]] == ["not-found", "not-found"]
     nowhere = replace(Inbound().defaults, probe_networks=())

@@ -329,3 +329,34 @@ def test_a_proxy_that_waits_longer_than_the_pod_lives_is_told_of(
         f"{limit}; make terminationGracePeriodSeconds longer"
     )
     assert warnings == ((said,) if is_told else ())
+
+
+SCRAPED = {"prometheus.io/scrape": "true", "prometheus.io/port": "4191", "prometheus.io/path": "/metrics"}
+
+
+@pytest.mark.parametrize(
+    ("own", "added"),
+    [
+        ({}, SCRAPED),
+        ({"linkerd.io/inject": "enabled"}, SCRAPED),
+        ({"prometheus.io/port": "9000"}, {}),
+        ({"prometheus.io/scrape": "false"}, {}),
+    ],
+)
+def test_prometheus_is_told_of_a_proxy_where_the_pod_does_not_speak_of_it(
+    own: dict[str, str], added: dict[str, str]
+) -> None:
+    template = make_template()
+    template["metadata"]["annotations"] = dict(own)
+    manifest = wrap("apps", "Deployment", template)
+    settings = replace(SETTINGS, has_scrape_annotations=True)
+    injected = inject(manifest, ASKED, settings, namespace=SHOP).manifest
+    annotations = injected["spec"]["template"]["metadata"]["annotations"]
+    assert {key: text for key, text in annotations.items() if key.startswith("prometheus.io/")} == added | {
+        key: text for key, text in own.items() if key.startswith("prometheus.io/")
+    }
+    assert uninject(injected) == manifest
+
+
+def test_prometheus_is_told_nothing_unless_that_is_asked_for() -> None:
+    assert "prometheus" not in str(put_in(wrap("apps", "Deployment", make_template())).manifest)

@@ -37,9 +37,9 @@ def test_who_shares_a_bucket_has_no_other() -> None:
     made = limits(per_identity=3, overrides=shares)
     assert sizes(made) == {"/share/0": 7, "/share/1": 8, "each": 3}
     [action] = made["rate_limits"][0]["actions"]
+    table = "{'a.x': '/share/0', 'b.x': '/share/0', 'c.x': '/share/1'}"
     assert action["extension"]["typed_config"]["text"] == (
-        f"connection.mtls ? (has({DNS}) ? "
-        f"""({DNS} in ['a.x', 'b.x'] ? '/share/0' : ({DNS} in ['c.x'] ? '/share/1' : {DNS}))"""
+        f"connection.mtls ? (has({DNS}) ? ({DNS} in {table} ? {table}[{DNS}] : {DNS})"
         " : connection.uri_san_peer_certificate) : '/nobody'"
     )
     assert made["max_dynamic_descriptors"] == 100_000

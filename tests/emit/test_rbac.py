@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+import re2
 
 from meshwright.emit.rbac import emit_not_found_rbac, emit_refusing_filter, emit_route_rbac, emit_rules
 from meshwright.model.inbound import EVERYWHERE, Authorization, Source
 from meshwright.model.policy import Network, Proof
+from meshwright.model.units import MAX_REGEX_PROGRAM
 
 WEB = Source("policy.linkerd.io", "authorizationpolicy", "shop", "web")
 ANY = {"any": True}
@@ -27,7 +29,7 @@ def san(kind: str, **matcher: Any) -> dict[str, Any]:
 
 
 NAMED = {"proof": Proof.IDENTITY, "exact": ("web.x", "spiffe://x/vm"), "suffixes": (".y",)}
-NAMES = [san("DNS", exact="web.x"), san("URI", exact="spiffe://x/vm"), san("DNS", suffix=".y")]
+NAMES = [san("DNS", safe_regex={"regex": r"(?:web)\.x"}), san("URI", exact="spiffe://x/vm"), san("DNS", suffix=".y")]
 NEAR = (Network("10.0.0.0/8", ("10.1.0.0/16",)), Network("fd00::/8"))
 PLACES = [{"and_ids": {"ids": [cidr("10.0.0.0", 8), {"not_id": cidr("10.1.0.0", 16)}]}}, cidr("fd00::", 8)]
 
@@ -66,7 +68,26 @@ def test_a_caller_comes_from_a_network_and_shows_proof(who: dict[str, Any], prin
 def test_authorizations_of_one_source_are_one_policy() -> None:
     both = [Authorization(source=WEB, proof=Proof.IDENTITY, exact=(name,)) for name in ("a", "b")]
     policies = emit_rules(both, is_audit=False)["policies"]
-    assert policies["authorizationpolicy/shop/web"]["principals"] == [san("DNS", exact="a"), san("DNS", exact="b")]
+    named = [san("DNS", safe_regex={"regex": f"(?:{name})"}) for name in ("a", "b")]
+    assert policies["authorizationpolicy/shop/web"]["principals"] == named
+
+
+def test_of_many_names_each_is_taken_and_nothing_else_by_expressions_that_proxies_compile() -> None:
+    names = [f"account-{number}.shop.{'x' * (number % 300)}.local" for number in range(400)]
+    names += [f"account-{number}.bank.local" for number in range(400)]
+    who = Authorization(source=WEB, proof=Proof.IDENTITY, exact=tuple(sorted(names)))
+    found = emit_rules([who], is_audit=False)["policies"]["authorizationpolicy/shop/web"]["principals"]
+    matchers = [each["custom"]["typed_config"]["san_matcher"]["matcher"] for each in found]
+    expressions = [re2.compile(matcher["safe_regex"]["regex"]) for matcher in matchers]
+    assert max(expression.programsize for expression in expressions) <= MAX_REGEX_PROGRAM
+    assert len([matcher for matcher in matchers if "bank" in str(matcher)]) < 10
+
+    def is_taken(name: str) -> bool:
+        return any(expression.fullmatch(name) for expression in expressions)
+
+    assert all(map(is_taken, names))
+    for stranger in ("*.shop..local", names[0].upper(), f"{names[0]}.", f"x{names[0]}", names[0].replace(".", "x"), ""):
+        assert not is_taken(stranger)
 
 
 def test_audit_lets_everybody_in_after_all_others() -> None:

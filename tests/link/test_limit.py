@@ -45,6 +45,18 @@ def test_an_identity_shares_the_first_override_that_names_it() -> None:
     assert found.limit == RateLimit(policy=limit().ref, per_identity=2, overrides=(share,))
 
 
+def test_a_limit_names_no_more_accounts_than_proxies_can_tell_apart() -> None:
+    many = tuple(account(f"account-{number}") for number in range(600))
+    policies = [
+        limit("long", created=1, overrides=(RateOverride(per_second=5, accounts=many),)),
+        limit("short", created=2, overrides=(RateOverride(per_second=5, accounts=many[:300]),)),
+    ]
+    found = choose_limit(WEB, server(), policies, TRUST)
+    assert found.limit is not None
+    assert found.limit.policy.name == "short"
+    assert [verdict.problem and verdict.problem.field for _, verdict in found.verdicts] == ["spec.overrides", None]
+
+
 def test_a_limit_without_its_server_targets_nothing() -> None:
     found = choose_limit(WEB, None, [limit()], TRUST)
     ((_, verdict),) = found.verdicts

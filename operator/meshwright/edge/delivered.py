@@ -15,7 +15,7 @@ from meshwright.edge.hub import Hub, Metrics
 from meshwright.edge.members import Change, Members
 from meshwright.edge.policies import Policies
 from meshwright.edge.protobuf import TypeUrl
-from meshwright.edge.units import OutboundUnits, read_unit
+from meshwright.edge.units import OutboundUnits, is_inbound, read_unit
 from meshwright.emit.clusters import emit_endpoints
 from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.inbound_unit import DEFAULTS_NAME
@@ -115,8 +115,6 @@ class Delivery:
     def pods(self) -> Mapping[Ref, Pod]:
         """Return all pods as they are now: a view."""
         return self._members.pods
-
-    # What changes
 
     def put(self, ref: Ref, raw: Json | None) -> None:
         """Take one object as the API server has it, ``None`` when it is gone. Never raises.
@@ -234,8 +232,6 @@ class Delivery:
         strays = self._directory.find_strays(self.settings.service_ranges) if self._is_sidecar else ()
         return tuple(sorted((*broken, *self.hub.problems(), *strays)))
 
-    # What proxies are told, as `meshwright.edge.hub.Source`
-
     def names(self, kind: TypeUrl) -> Collection[str]:
         match kind:
             case TypeUrl.LISTENER:
@@ -301,6 +297,10 @@ class Delivery:
         port = parse_name(name) if kind is TypeUrl.ROUTES else None
         return emit_route_configuration(port, None) if isinstance(port, ServicePortName) else None
 
+    def may_keep(self, kind: TypeUrl, name: str) -> bool:
+        """Return whether a proxy that refuses a resource may go on with an older one: not with inbound policy."""
+        return not (self._is_sidecar and name in _OWN.get(kind, ()))
+
     def _make_listener(self, name: str, variant: str) -> Json | None:
         if not self._is_sidecar or name in self._listeners:
             return self._listeners.get(name)
@@ -361,6 +361,8 @@ class Delivery:
 
     def _put_unit_manifest(self, ref: Ref, raw: Json | None) -> None:
         unit = read_unit(ref, raw, self._control_plane) if raw is not None else None
+        is_unread = isinstance(unit, Problem) and raw is not None and is_inbound(raw) and ref not in self._server_of
+        self._turn(self._policies.put_unread(ref, is_unread=is_unread))
         if isinstance(unit, Problem):
             self._break(ref, unit)
             return

@@ -42,6 +42,10 @@ class Source(Protocol):
     def make_fallback(self, kind: TypeUrl, name: str) -> Json | None:
         """Return what to send in place of a resource that never could be encoded, ``None`` for nothing."""
 
+    def may_keep(self, kind: TypeUrl, name: str) -> bool:
+        """Return whether a proxy that refuses a resource may go on with what it had; else it gets the fallback. Of
+        what it may not keep, every proxy has one of its own."""
+
 
 class Listening(Protocol):
     """A proxy's stream, as the hub sees it."""
@@ -140,6 +144,7 @@ class Hub:
         self._linger = linger
         self._entries: dict[Key, dict[str, Entry | None]] = {}
         self._stale: dict[Key, dict[str, Entry]] = {}
+        self._fallbacks: dict[Key, Entry | None] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._named: defaultdict[Key, set[Listening]] = defaultdict(set)
         self._wild: defaultdict[TypeUrl, set[Listening]] = defaultdict(set)
@@ -248,8 +253,18 @@ class Hub:
         self.metrics.rejected.set(len(self.rejections))
         log.error("%s %s, version %s, refused by %s: %s", kind.word, name, version, node or "the encoder", reason)
 
-    def accept(self, kind: TypeUrl, versions: Mapping[str, str]) -> None:
-        """Note that a proxy took resources: what was refused before in another version is well again."""
+    def find_refuge(self, kind: TypeUrl, name: str) -> Entry | None:
+        """Return what a proxy gets that refuses a resource, ``None`` when it may go on with what it had."""
+        if self.source.may_keep(kind, name):
+            return None
+        key = (kind, name)
+        if key not in self._fallbacks:
+            self._fallbacks[key] = self._make_fallback(kind, name)
+        return self._fallbacks[key]
+
+    def accept(self, kind: TypeUrl, versions: Mapping[str, str], *, node: str = "") -> None:
+        """Note that a proxy took resources: what was refused before in another version is well again. Where each proxy
+        has one of its own, only the same proxy can say so."""
         for expected in self._expected:
             for name, version in versions.items():
                 if expected.missing.get((kind, name)) == version:
@@ -260,7 +275,9 @@ class Hub:
             return
         for name, version in versions.items():
             rejection = self.rejections.get((kind, name))
-            if rejection is not None and rejection.version != version and self._is_current(kind, name, version):
+            if rejection is None or rejection.version == version or not self._is_current(kind, name, version):
+                continue
+            if rejection.node in ("", node) or self.source.may_keep(kind, name):
                 del self.rejections[kind, name]
         self.metrics.rejected.set(len(self.rejections))
 
@@ -325,6 +342,7 @@ class Hub:
         """Make way for new content, and keep the old as the last good one."""
         if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
+        self._fallbacks.pop(key, None)
         if (entries := self._entries.pop(key, None)) is not None:
             kept = {variant: _good(entry) for variant, entry in entries.items()}
             self._stale[key] = {variant: entry for variant, entry in kept.items() if entry is not None}
@@ -345,6 +363,7 @@ class Hub:
             timer.cancel()
         self._entries.pop(key, None)
         self._stale.pop(key, None)
+        self._fallbacks.pop(key, None)
         if self.rejections.pop(key, None) is not None:
             self.metrics.rejected.set(len(self.rejections))
 

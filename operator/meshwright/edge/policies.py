@@ -5,6 +5,7 @@ Says whose policy a change makes another one, so that only those hear of it.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from meshwright.link.govern import filter_policies, govern
 from meshwright.model.inbound import Inbound, PolicyDefaults, ServerPolicy
@@ -53,6 +54,7 @@ class Policies:
         self._admits_strangers = admits_strangers
         self._servers: defaultdict[Namespace, dict[Ref, ServerPolicy]] = defaultdict(dict)
         self._access: dict[Namespace, AccessPolicy] = {}
+        self._unread: defaultdict[Namespace, set[Ref]] = defaultdict(set)
         self._said: defaultdict[Namespace, dict[Ref, str]] = defaultdict(dict)
         self._strangers: dict[Ref, None] = {}
         """Who was asked about and is not known; should there be very many, the latest."""
@@ -108,6 +110,17 @@ class Policies:
         concerned = [pod for pod in self._said.get(server.namespace, ()) if self._is_selected(pod, both)]
         self._alike.pop(server.namespace, None)
         return self._look_again(concerned)
+
+    def put_unread(self, unit: Ref, *, is_unread: bool) -> tuple[Ref, ...]:
+        """Take that there is a unit, or is none any more, about a Server of which nothing was ever known: its ports
+        could be any of the namespace's pods', and so nobody is let in where no other Server lets him in."""
+        if is_unread is (unit in self._unread.get(unit.namespace, ())):
+            return ()
+        units = self._unread[unit.namespace]
+        units.symmetric_difference_update((unit,))
+        if not units:
+            del self._unread[unit.namespace]
+        return self.look_again(unit.namespace)
 
     def put_defaults(self, defaults: PolicyDefaults) -> tuple[Ref, ...]:
         """Take what the installation says."""
@@ -169,6 +182,8 @@ class Policies:
             return NOBODY
         if pod is None:
             return Inbound(access=self.defaults.access, opaque=self._opaque(ref.namespace), defaults=self.defaults)
+        if ref.namespace in self._unread:
+            pod = replace(pod, access=AccessPolicy.DENY)
         shape = (pod.labels, pod.ports, pod.probes, pod.access, pod.asks_identity, pod.opaque, pod.access_log)
         alike = self._alike[ref.namespace]
         if len(alike) > 2 * len(self._said[ref.namespace]) + _FEW:

@@ -36,8 +36,8 @@ class TypeUrl(StrEnum):
     CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
     ENDPOINTS = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
     TOKEN_BUCKET = PREFIX + "envoy.type.v3.TokenBucket"
-    LISTENER = PREFIX + "envoy.config.listener.v3.Listener"
     ROUTES = PREFIX + "envoy.config.route.v3.RouteConfiguration"
+    LISTENER = PREFIX + "envoy.config.listener.v3.Listener"
     SCOPE = PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
 
     @property

@@ -84,6 +84,7 @@ class Stream:
         self._drafts: dict[TypeUrl, _Draft] = {}
         self._awaited: set[str] = set()  # endpoints of clusters that were sent before any were asked for
         self._unanswered: dict[str, _Sent] = {}
+        self._refused: dict[tuple[TypeUrl, str], str] = {}  # versions that the proxy gets the fallback in place of
         self._nonce = 0
 
     def take(self, request: DeltaDiscoveryRequest) -> None:
@@ -156,6 +157,8 @@ class Stream:
                 break
             if (next_due := self._due.get(kind)) is None:
                 continue
+            if kind is TypeUrl.LISTENER and found:
+                break  # it takes long to encode: routes, which may withdraw a permission, do not wait for it
             draft = self._drafts.setdefault(kind, _Draft())
             if is_behind:
                 self._look(kind, next_due, draft, self._clock() + SLICE_SECONDS, is_asked_only=True)
@@ -229,17 +232,23 @@ class Stream:
         subscription.known.pop(name, None)
 
     def _answer(self, request: DeltaDiscoveryRequest) -> None:
-        """Take an ACK, or a NACK: then find out which resource it is about, by sending halves until it is one."""
+        """Take an ACK, or a NACK: then find out which resource it is about, by sending halves until it is one. What
+        the proxy may not keep in place of that one is replaced."""
         sent = self._unanswered.pop(request.response_nonce, None)
         if sent is None:
             return
         if not request.HasField("error_detail"):
-            self._hub.accept(sent.kind, sent.versions)
+            self._hub.accept(sent.kind, sent.versions, node=self.proxy.node_id)
             return
         reason = _make_line(request.error_detail.message)
         names = tuple(sent.versions)
         if len(names) == 1:
-            self._hub.reject(sent.kind, names[0], sent.versions[names[0]], reason, node=self.proxy.node_id)
+            name, version = names[0], sent.versions[names[0]]
+            self._hub.reject(sent.kind, name, version, reason, node=self.proxy.node_id)
+            refuge = self._hub.find_refuge(sent.kind, name)
+            if refuge is not None and refuge.version != version:
+                self._refused[sent.kind, name] = version
+                self.touched(sent.kind, (name,))
             return
         log.warning("%s refused %d %s at once: %s", self.proxy.node_id, len(names), sent.kind.word, reason)
         for half in (names[: len(names) // 2], names[len(names) // 2 :]):
@@ -271,6 +280,8 @@ class Stream:
     ) -> None:
         entry = self._hub.current(kind, name, self.proxy)
         known = subscription.known.get(name)
+        if entry is not None and entry.version == self._refused.get((kind, name)):
+            entry = self._hub.find_refuge(kind, name)
         if entry is not None and entry.version == known and not is_forced:
             return
         entry = entry and self._hub.encode(kind, name, entry)

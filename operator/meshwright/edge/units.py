@@ -45,6 +45,11 @@ def read_unit(ref: Ref, raw: Mapping[str, Any], control_plane: Namespace) -> Uni
             return unit
 
 
+def is_inbound(raw: Mapping[str, Any]) -> bool:
+    """Return whether a policy ConfigMap is about a Server, whether or not it can be read. Never raises."""
+    return (raw["metadata"].get("labels") or {}).get(LABEL_UNIT) == "inbound"
+
+
 class OutboundUnits:
     """Outbound units as they are now, by whom they are for."""
 

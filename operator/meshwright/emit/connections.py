@@ -26,6 +26,7 @@ from meshwright.emit.settle import emit_settling
 from meshwright.emit.typed import ADS, ADS_AND_WAIT, extension, seconds
 from meshwright.model.desired import Json
 from meshwright.model.pod import AccessLog
+from meshwright.model.policy import Proof
 from meshwright.model.proxy import ProxySettings
 
 DESTINATION = "%DOWNSTREAM_LOCAL_ADDRESS%"
@@ -134,13 +135,14 @@ def emit_inbound_bytes(held: Held, *, has_tls: bool) -> list[Json]:
 
     Where not everybody may, the verdict is there before the application is connected to.
     """
-    rules = emit_rules(held.authorizations, is_audit=held.is_audit)
+    who = tuple(each for each in held.authorizations if has_tls or each.proof is Proof.NOTHING)
+    rules = emit_rules(who, is_audit=held.is_audit)
     by = str(held.authorizations[0].source) if held.is_open and len(held.authorizations) == 1 else None
     logs = emit_tcp_policy_logs(held.labels, by=by, is_audit=held.is_audit, has_tls=has_tls)
     if by is not None:
         return [emit_tcp_filter(rules), emit_fixed_tcp("inbound", INBOUND, **logs)]
     return [
-        emit_settling(held.authorizations, is_audit=held.is_audit, has_tls=has_tls),
+        emit_settling(who, is_audit=held.is_audit, has_tls=has_tls),
         emit_tcp_filter(rules),
         emit_fixed_tcp(
             "inbound", BLACKHOLE, **logs, upstream_connect_mode="ON_DOWNSTREAM_TLS_HANDSHAKE", max_early_data_bytes=0

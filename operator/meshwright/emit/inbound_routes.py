@@ -13,14 +13,13 @@ from meshwright.emit.names import INBOUND, INBOUND_ROUTES, PORT_HEADER
 from meshwright.emit.policy_log import METADATA
 from meshwright.emit.rate_limit import emit_no_rate_limit, emit_rate_limit
 from meshwright.emit.rbac import emit_not_found_rbac, emit_route_rbac, emit_rules
+from meshwright.model.access import authorize_probes
 from meshwright.model.desired import Json
-from meshwright.model.inbound import Authorization, Inbound, InboundRule, Source
-from meshwright.model.policy import Network
+from meshwright.model.inbound import Inbound, InboundRule
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.route import GrpcMatch
 from meshwright.model.units import Port
 
-_PROBE = Source("", "default", "", "probe")
 _WELL_KNOWN = Port(80)
 _GRPC_NOT_FOUND = "5"
 
@@ -78,15 +77,15 @@ def _emit_probes(held: Held, inbound: Inbound, probes: tuple[str, ...], exempt: 
 
     Source: linkerd2 ``policy-controller/k8s/index/src/inbound/index.rs`` (probe routes).
     """
-    networks = tuple(Network(cidr) for cidr in inbound.defaults.probe_networks)
-    if not networks or not probes:
+    if (probe := authorize_probes(inbound.defaults)) is None:
         return
-    probe = Authorization(source=_PROBE, networks=networks)
     rules = emit_rules((*held.authorizations, probe), is_audit=held.is_audit)
     for path in probes:
         match = {"path": path, "headers": [{"name": ":method", "string_match": {"exact": "GET"}}]}
         made = _emit_route(held, "probe", match, rules)
         made["typed_per_filter_config"] |= exempt
+        # A probe is one request: nobody gets a way through by it.
+        made["route"]["upgrade_configs"] = [{"upgrade_type": "websocket", "enabled": False}]
         yield made
 
 

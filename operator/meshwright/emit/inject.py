@@ -37,6 +37,10 @@ ANNOTATION_INJECTED = "meshwright.dev/injected"
 ANNOTATION_DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 ANNOTATION_INJECT = "linkerd.io/inject"
 
+_SCRAPE = "prometheus.io/"
+"""What a scrape configuration that goes by annotations reads: whether, at which port and path. A convention, in
+prometheus ``documentation/examples/prometheus-kubernetes.yml``; a pod has one of each."""
+
 _OURS = (REDIRECT_CONTAINER, PROXY_CONTAINER)
 _REPLACED = (ANNOTATION_VERSION, ANNOTATION_INJECTED, ANNOTATION_INJECT)
 """What is written even where somebody has written something else: the mode is, when what stands there says nothing."""
@@ -172,6 +176,8 @@ def _add(template: Json, injection: Injection, settings: InjectionSettings, aske
     spec = template["spec"]
     init, volumes = _fill(spec, "initContainers", list), _fill(spec, "volumes", list)
     new = {**asked, **dict(injection.carried), ANNOTATION_INJECTED: "", ANNOTATION_VERSION: settings.version}
+    if settings.has_scrape_annotations and not any(key.startswith(_SCRAPE) for key in annotations):
+        new |= {f"{_SCRAPE}scrape": "true", f"{_SCRAPE}port": str(settings.admin_port), f"{_SCRAPE}path": "/metrics"}
     redirect, proxy = emit_redirect(injection, settings), emit_proxy(injection, settings)
     if injection.is_native:
         init[:0] = [redirect, proxy]

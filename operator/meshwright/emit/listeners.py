@@ -21,6 +21,7 @@ from meshwright.emit.connections import (
 )
 from meshwright.emit.held import Held, find_held, find_rest, find_undetected
 from meshwright.emit.names import BLACKHOLE, DIRECT, Address
+from meshwright.emit.policy_log import METADATA
 from meshwright.emit.tls import emit_server_tls
 from meshwright.emit.typed import extension, seconds, socket_address
 from meshwright.model.desired import Json
@@ -108,7 +109,8 @@ def emit_inbound_listener(settings: ProxySettings, inbound: Inbound) -> Json:
     Where proxies have identities, their TLS is told from an application's own by the name it asks for, and HTTP within
     it by ALPN; everything else is taken as it comes. Requests are judged by the routes, all other connections here:
     ports where other callers may have chains of their own, so that another policy for one port cuts connections at no
-    other. A connection whose chain has changed is cut when Envoy has drained it.
+    other. A connection whose chain has changed is cut when Envoy has drained it. What came to a port before it had
+    chains of its own is among the rest: all of that is cut when such a port comes to let in fewer.
 
     Source: Envoy ``docs/root/configuration/listeners/lds.rst`` (filter chain only update).
     """
@@ -124,8 +126,9 @@ def emit_inbound_listener(settings: ProxySettings, inbound: Inbound) -> Json:
             "envoy.filters.listener.tls_inspector", "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
         )
         shared["listener_filters"] = [original, inspector, *others]
+    apart = _set_apart(rest, own)
     chains = [
-        *_inbound_chains(rest, settings, inbound.access_log),
+        *_inbound_chains(rest, settings, inbound.access_log, apart),
         *_opaque_chains(rest, held, inbound, settings),
         *(chain for each in own for chain in _inbound_chains(each, settings, inbound.access_log)),
     ]
@@ -133,7 +136,7 @@ def emit_inbound_listener(settings: ProxySettings, inbound: Inbound) -> Json:
         **shared,
         "traffic_direction": "INBOUND",
         "filter_chains": [*chains, _closed(settings.inbound_port)],
-        "default_filter_chain": {"name": "tcp", "filters": emit_inbound_bytes(rest, has_tls=False)},
+        "default_filter_chain": {"name": "tcp", "filters": emit_inbound_bytes(rest, has_tls=False), **apart},
     }
 
 
@@ -157,7 +160,18 @@ def dev_listener(destination: Address, bind: Address, settings: ProxySettings) -
     }
 
 
-def _inbound_chains(held: Held, settings: ProxySettings, access_log: AccessLog) -> Iterable[Json]:
+def _set_apart(rest: Held, own: Iterable[Held]) -> Json:
+    """Return the field of the rest's chains for bytes that says at which ports fewer are let in: with another value
+    they are other chains."""
+    if not rest.authorizations and not rest.is_audit:
+        return {}
+    ports = [str(each.port) for each in own if not each.is_open and not each.is_audit]
+    return {"metadata": {"filter_metadata": {METADATA: {"apart": ports}}}} if ports else {}
+
+
+def _inbound_chains(
+    held: Held, settings: ProxySettings, access_log: AccessLog, apart: Json | None = None
+) -> Iterable[Json]:
     """Yield the chains of a port, or those for the rest, which lack the last: it is the listener's default.
 
     HTTP and bytes are told apart where both are taken. Where only HTTP is, nobody waits to see; whatever is not HTTP
@@ -184,6 +198,7 @@ def _inbound_chains(held: Held, settings: ProxySettings, access_log: AccessLog) 
                 "filter_chain_match": mesh,
                 "transport_socket": emit_server_tls(trust, settings, is_http=False),
                 "filters": emit_inbound_bytes(held, has_tls=True),
+                **(apart or {}),
             }
     if held.is_http:
         transport: Json = {} if trust is None else {"transport_protocol": "raw_buffer"}

@@ -21,6 +21,9 @@ METADATA = "meshwright"
 MAX_COUNTERS = 1000
 """How many combinations of labels each counter of a chain may have; those that come later are not counted apart."""
 
+_MAX_LENGTH = 500
+"""How much is written of what callers say, in characters."""
+
 _SERVER = ("srv_group", "srv_kind", "srv_namespace", "srv_name")
 _ROUTE = ("route_group", "route_kind", "route_namespace", "route_name")
 _COUNTED = ("srv_kind", "srv_name", "route_kind", "route_name")
@@ -43,8 +46,9 @@ def emit_http_policy_logs(*, has_tls: bool) -> list[Json]:
         **{label.replace("_", ".", 1).replace("srv", "server"): _of_route(label) for label in (*_SERVER, *_ROUTE)},
         **_client(has_tls=has_tls),
         "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ)%",
-        "host": "%REQ(:AUTHORITY)%",
+        # As long as callers please, but for that.
+        "path": f"%PATH(NQ):{_MAX_LENGTH}%",
+        "host": f"%REQ(:AUTHORITY):{_MAX_LENGTH}%",
     }
     tags = {**{label: _of_route(label) for label in _COUNTED}, "srv_port": _PORT}
     client = _client_tags(has_tls=has_tls)

@@ -67,11 +67,15 @@ def _write_caller(limit: RateLimit) -> str:
     """Return the expression that names the bucket of who calls: a shared one, or the caller's identity, or, for all
     who have none, the same. No identity has a slash first."""
     dns, uri = "connection.dns_san_peer_certificate", "connection.uri_san_peer_certificate"
-    named = dns
-    for index, share in reversed(tuple(enumerate(limit.overrides))):
-        members = ", ".join(map(quote_cel, share.identities))
-        named = f"({dns} in [{members}] ? '{_share(index)}' : {named})"
-    return f"connection.mtls ? (has({dns}) ? {named} : {uri}) : '/nobody'"
+    # A table, because conditions within conditions may not be many: Envoy reads 32 levels.
+    shares = [
+        f"{quote_cel(name)}: '{_share(index)}'"
+        for index, share in enumerate(limit.overrides)
+        for name in share.identities
+    ]
+    table = f"{{{', '.join(shares)}}}"
+    named = f"{dns} in {table} ? {table}[{dns}] : {dns}" if shares else dns
+    return f"connection.mtls ? (has({dns}) ? ({named}) : {uri}) : '/nobody'"
 
 
 def _share(index: int) -> str:

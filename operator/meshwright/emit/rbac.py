@@ -10,19 +10,16 @@ Source: Envoy ``api/envoy/config/rbac/v3/rbac.proto``, ``source/extensions/filte
 
 from collections.abc import Iterable, Iterator
 
+from meshwright.emit.matches import quote
 from meshwright.emit.typed import extension, typed
+from meshwright.model.access import LOCALHOST
 from meshwright.model.desired import Json
-from meshwright.model.inbound import LOOPBACK, Authorization, Source
+from meshwright.model.inbound import Authorization
 from meshwright.model.policy import Network, Proof
+from meshwright.model.units import MAX_REGEX_PROGRAM
 
 HTTP_RBAC = "envoy.filters.http.rbac"
 TCP_RBAC = "envoy.filters.network.rbac"
-
-LOCALHOST = Authorization(source=Source("", "default", "", "localhost"), networks=LOOPBACK)
-"""The application's own pod may always.
-
-Source: linkerd2 ``policy-controller/k8s/index/src/inbound/index.rs`` (``localhost``).
-"""
 
 AUDIT = "~default/audit"
 """The policy that lets in those whom nobody else has: after all others, as RBAC goes by the order of names."""
@@ -33,6 +30,7 @@ NOT_FOUND = "default/not-found"
 _HTTP_TYPES = "envoy.extensions.filters.http.rbac.v3"
 _TCP_TYPE = "envoy.extensions.filters.network.rbac.v3.RBAC"
 _ANY: Json = {"any": True}
+_MAX_EXPRESSION = MAX_REGEX_PROGRAM * 3 // 4
 
 
 def emit_rules(authorizations: Iterable[Authorization], *, is_audit: bool) -> Json:
@@ -101,18 +99,55 @@ def _emit_principals(authorization: Authorization) -> Iterator[Json]:
 def _emit_proofs(authorization: Authorization) -> Iterator[Json]:
     """Yield the identities. Any identity is any DNS name: a certificate with a URI alone has to be named.
 
+    DNS names go into expressions, many into one: whatever Envoy compares exactly it compares as clients compare the
+    names of servers, and a certificate for ``*.shop…`` would be everybody of ``shop``.
+
     Source: linkerd2 ``policy-controller/core/src/identity_match.rs``; Envoy
-    ``api/envoy/extensions/rbac/principals/mtls_authenticated/v3/mtls_authenticated.proto``.
+    ``api/envoy/extensions/rbac/principals/mtls_authenticated/v3/mtls_authenticated.proto``,
+    ``source/common/tls/cert_validator/san_matcher.cc`` ``DnsExactStringSanMatcher``.
     """
     if authorization.proof is Proof.ANY_TLS:
         yield _mtls(any_validated_client_certificate=True)
         return
     if authorization.is_any:
         yield _san("DNS", {"safe_regex": {"regex": ".+"}})
-    for name in authorization.exact:
-        yield _san("URI" if is_uri(name) else "DNS", {"exact": name})
+    for expression in _write_names(name for name in authorization.exact if not is_uri(name)):
+        yield _san("DNS", {"safe_regex": {"regex": expression}})
+    for name in filter(is_uri, authorization.exact):
+        yield _san("URI", {"exact": name})
     for suffix in authorization.suffixes:
         yield _san("DNS", {"suffix": suffix})
+
+
+def _write_names(names: Iterable[str]) -> Iterator[str]:
+    """Yield RE2 expressions that match exactly ``names`` between them, none beyond what proxies compile: a character
+    is one instruction, at most. Names that differ in their first label only share the others."""
+    heads: dict[str, list[str]] = {}
+    for name in names:
+        head, dot, tail = name.partition(".")
+        heads.setdefault(dot + tail, []).append(quote(head))
+    ends = (
+        (f"(?:{part}){quote(tail)}", size + len(tail))
+        for tail, found in heads.items()
+        for part, size in _pack(
+            ((head, len(head)) for head in found), _MAX_EXPRESSION - min(len(tail), _MAX_EXPRESSION)
+        )
+    )
+    yield from (part for part, _ in _pack(ends, _MAX_EXPRESSION))
+
+
+def _pack(parts: Iterable[tuple[str, int]], most: int) -> Iterator[tuple[str, int]]:
+    """Yield alternatives made of ``parts``, texts and how much each counts, as many in one as ``most`` allows."""
+    packed: list[str] = []
+    total = 0
+    for text, size in parts:
+        if packed and total + size > most:
+            yield "|".join(packed), total
+            packed, total = [], 0
+        packed.append(text)
+        total += size + 2
+    if packed:
+        yield "|".join(packed), total
 
 
 def is_uri(identity: str) -> bool:

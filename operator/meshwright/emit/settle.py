@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from meshwright.emit.names import BLACKHOLE, INBOUND
-from meshwright.emit.rbac import AUDIT, LOCALHOST, is_everywhere, is_uri
+from meshwright.emit.rbac import AUDIT, is_everywhere, is_uri
 from meshwright.emit.typed import extension
+from meshwright.model.access import LOCALHOST
 from meshwright.model.desired import Json
 from meshwright.model.inbound import Authorization
 from meshwright.model.policy import Network, Proof
@@ -25,7 +26,15 @@ NOBODY = "-"
 """The verdict of who is refused."""
 
 _DNS, _URI = "connection.dns_san_peer_certificate", "connection.uri_san_peer_certificate"
-_AT_ONCE = 50
+_WHERE, _INSIDE = "meshwright.where", "y"
+"""The filter state that says whether the caller is in a place that takes several expressions to describe."""
+
+_MAX_LIST = 20_000
+"""How long a list in an expression may be, in characters: Envoy takes expressions of 100,000.
+
+Source: cel-cpp ``parser/options.h`` ``expression_size_codepoint_limit``.
+"""
+
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-.~:")
 
 
@@ -39,11 +48,15 @@ def emit_settling(authorizations: Iterable[Authorization], *, is_audit: bool, ha
     lengths = sorted({length for each in tried for network in each.networks for length in _lengths(network)})
     states = [_state(_net(length), f"%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT({length})%") for length in lengths]
     states.append(_state(VERDICT, AUDIT if is_audit else NOBODY))
-    states += [
-        _state(VERDICT, f"%CEL({text} ? {quote_cel(str(each.source))} : '')%")
-        for each in tried
-        for text in _conditions(each, has_tls=has_tls)
-    ]
+    for each in tried:
+        if not (whos := tuple(_write_whos(each, has_tls=has_tls))) or not (wheres := _write_wheres(each.networks)):
+            continue
+        if len(wheres) > 1:
+            states.append(_state(_WHERE, NOBODY))
+            states += [_state(_WHERE, f"%CEL({where} ? '{_INSIDE}' : '')%") for where in wheres]
+            wheres = (f"filter_state['{_WHERE}'] == b'{_INSIDE}'",)
+        by = quote_cel(str(each.source))
+        states += [_state(VERDICT, f"%CEL({wheres[0]} && {who} ? {by} : '')%") for who in whos]
     # Audit refuses nobody, whatever becomes of the verdict.
     cluster = INBOUND if is_audit else f"%CEL(filter_state['{VERDICT}'] == b'{NOBODY}' ? '{BLACKHOLE}' : '{INBOUND}')%"
     return extension(
@@ -68,41 +81,75 @@ def _state(key: str, text: str) -> Json:
     }
 
 
-def _conditions(authorization: Authorization, *, has_tls: bool) -> Iterator[str]:
-    """Yield expressions in CEL, any of which holds for the callers of ``authorization``. None fails where a certificate
-    has no name of one form: what fails is written down as nobody's verdict, over one that was reached before."""
-    if is_everywhere(authorization.networks):
-        where = "true"
-    elif authorization.networks:
-        where = "(" + " || ".join(_within(network) for network in authorization.networks) + ")"
-    else:
-        return
+def _write_whos(authorization: Authorization, *, has_tls: bool) -> Iterator[str]:
+    """Yield expressions in CEL, any of which holds for what the callers of ``authorization`` show. None fails where a
+    certificate has no name of one form: what fails is written down as nobody's verdict, over one that was reached
+    before."""
     match authorization.proof:
         case Proof.NOTHING:
-            yield where
+            yield "true"
         case Proof.ANY_TLS if has_tls:
-            yield where
+            yield "true"
         case Proof.IDENTITY if has_tls:
             if authorization.is_any:
-                yield f"{where} && has({_DNS}) && {_DNS} != ''"
+                yield f"has({_DNS}) && {_DNS} != ''"
             for key, kind in ((_DNS, False), (_URI, True)):
-                names = [quote_cel(name) for name in authorization.exact if is_uri(name) is kind]
-                for first in range(0, len(names), _AT_ONCE):
-                    yield f"{where} && has({key}) && {key} in [{', '.join(names[first : first + _AT_ONCE])}]"
+                names = (quote_cel(name) for name in authorization.exact if is_uri(name) is kind)
+                for listed in _write_lists(names):
+                    yield f"has({key}) && {key} in {listed}"
             for suffix in authorization.suffixes:
-                yield f"{where} && has({_DNS}) && {_DNS}.endsWith({quote_cel(suffix)})"
+                yield f"has({_DNS}) && {_DNS}.endsWith({quote_cel(suffix)})"
         case _:
             return
 
 
-def _within(network: Network) -> str:
-    inside = _in(network.cidr)
-    return f"({inside} && !({' || '.join(map(_in, network.excepts))}))" if network.excepts else inside
+def _write_wheres(networks: Iterable[Network]) -> tuple[str, ...]:
+    """Return expressions in CEL, any of which holds for callers from one of ``networks``; nothing for nobody.
+
+    One network with so many exceptions that no expression can hold them lets in nobody.
+    """
+    networks = tuple(networks)
+    if is_everywhere(networks):
+        return ("true",)
+    found = [*_write_places(each.cidr for each in networks if not each.excepts)]
+    for network in networks:
+        if network.excepts:
+            [inside] = _write_places((network.cidr,))
+            excepted = " || ".join(_write_places(network.excepts))
+            if len(excepted) <= 4 * _MAX_LIST:
+                found.append(f"{inside} && !({excepted})")
+    packed: list[str] = []
+    for each in found:
+        if packed and len(packed[-1]) + len(each) <= _MAX_LIST:
+            packed[-1] += f" || ({each})"
+        else:
+            packed.append(f"({each})")
+    return tuple(f"({each})" for each in packed)
 
 
-def _in(cidr: str) -> str:
-    texts = [f"filter_state['{_net(each.prefixlen)}'] == b'{each}'" for each in _halves(cidr)]
-    return texts[0] if len(texts) == 1 else f"({' || '.join(texts)})"
+def _write_places(cidrs: Iterable[str]) -> Iterator[str]:
+    """Yield expressions in CEL, any of which holds for addresses in one of ``cidrs``."""
+    by_length: dict[int, list[str]] = {}
+    for cidr in cidrs:
+        for half in _halves(cidr):
+            by_length.setdefault(half.prefixlen, []).append(f"b'{half}'")
+    for length, texts in sorted(by_length.items()):
+        for listed in _write_lists(texts):
+            yield f"filter_state['{_net(length)}'] in {listed}"
+
+
+def _write_lists(texts: Iterable[str]) -> Iterator[str]:
+    """Yield lists in CEL that have all of ``texts`` between them, none of them very long."""
+    listed: list[str] = []
+    size = 0
+    for text in texts:
+        if listed and size + len(text) > _MAX_LIST:
+            yield f"[{', '.join(listed)}]"
+            listed, size = [], 0
+        listed.append(text)
+        size += len(text) + 2
+    if listed:
+        yield f"[{', '.join(listed)}]"
 
 
 def _lengths(network: Network) -> Iterator[int]:

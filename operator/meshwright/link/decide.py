@@ -5,24 +5,14 @@ from collections.abc import Iterable
 from meshwright.link.matching import is_taken
 from meshwright.link.paths import normalize_path
 from meshwright.link.proofs import find_fault, is_local
-from meshwright.model.access import authorize_access
-from meshwright.model.inbound import (
-    LOOPBACK,
-    Authorization,
-    GovernedPort,
-    Inbound,
-    InboundRule,
-    PolicyDefaults,
-    Source,
-)
+from meshwright.model.access import LOCALHOST, authorize_access, authorize_probes
+from meshwright.model.inbound import Authorization, GovernedPort, Inbound, InboundRule, PolicyDefaults
 from meshwright.model.pod import PortRanges
-from meshwright.model.policy import AccessPolicy, Network, ProxyProtocol
+from meshwright.model.policy import AccessPolicy, ProxyProtocol
 from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
 from meshwright.model.request import Caller, Decision, Missed, Outcome, Request
 from meshwright.model.units import Port
 
-LOCALHOST = Authorization(source=Source("", "default", "", "localhost"), networks=LOOPBACK)
-_PROBE = Source("", "default", "", "probe")
 _USUALLY_OPAQUE = PortRanges(tuple((port, port) for port in DEFAULT_OPAQUE_PORTS))
 _PROBED = (ProxyProtocol.UNKNOWN, ProxyProtocol.HTTP1, ProxyProtocol.HTTP2)
 
@@ -72,9 +62,8 @@ def _find_probe(governed: GovernedPort, defaults: PolicyDefaults, request: Reque
     """Return what lets the kubelet in, if this is one of its probes."""
     is_probed = governed.policy is None or governed.policy.protocol in _PROBED
     is_probe = request.method == "GET" and normalize_path(request.path) in governed.probes
-    if not (is_probed and is_probe and defaults.probe_networks):
-        return ()
-    return (Authorization(source=_PROBE, networks=tuple(Network(cidr) for cidr in sorted(defaults.probe_networks))),)
+    probe = authorize_probes(defaults) if is_probed and is_probe else None
+    return () if probe is None else (probe,)
 
 
 def _judge(

@@ -11,6 +11,12 @@ from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import Ref
 
 _LAST = 1 << 62
+_MAX_LENGTH, _AROUND_NAME = 40_000, 20
+"""How long the names in overrides may be together, in characters, with what stands around each: proxies look them up
+in a table that is part of an expression, twice, and Envoy takes expressions of 100,000.
+
+Source: cel-cpp ``parser/options.h`` ``expression_size_codepoint_limit``.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,9 @@ def choose_limit(
         elif server is None:
             message = f"Server {name.namespace}/{name.name} does not exist; create it, or correct the name"
             verdicts[policy.ref] = LimitVerdict(problem=_refuse(Reason.NO_MATCHING_TARGET, message))
+        elif _is_too_long(policy, trust):
+            message = "it names more ServiceAccounts than a proxy can tell apart; name fewer, some 400"
+            verdicts[policy.ref] = LimitVerdict(problem=Problem("spec.overrides", Reason.INVALID_OBJECT, message))
         elif chosen is None:
             chosen = policy
             verdicts[policy.ref] = LimitVerdict(note=_write_note(server))
@@ -54,6 +63,11 @@ def choose_limit(
 
 def _age(policy: RateLimitPolicy) -> tuple[int, str]:
     return (_LAST if policy.created is None else policy.created), policy.ref.name
+
+
+def _is_too_long(policy: RateLimitPolicy, trust: TrustDomain) -> bool:
+    accounts = {account for override in policy.overrides for account in override.accounts}
+    return sum(len(trust.dns(account)) + _AROUND_NAME for account in accounts) > _MAX_LENGTH
 
 
 def _refuse(reason: Reason, message: str) -> Problem:

@@ -1,9 +1,24 @@
-"""What an access policy comes to, in the words of authorizations."""
+"""Whom nobody's authorization lets in, in the words of authorizations: by access policies, as localhost, to probe."""
 
 from typing import assert_never
 
-from meshwright.model.inbound import EVERYWHERE, Authorization, PolicyDefaults, Source
+from meshwright.model.inbound import EVERYWHERE, LOOPBACK, Authorization, PolicyDefaults, Source
 from meshwright.model.policy import AccessPolicy, Network, Proof
+
+LOCALHOST = Authorization(source=Source("", "default", "", "localhost"), networks=LOOPBACK)
+"""The application's own pod may always.
+
+Source: linkerd2 ``policy-controller/k8s/index/src/inbound/index.rs`` (``localhost``).
+"""
+
+
+def authorize_probes(defaults: PolicyDefaults) -> Authorization | None:
+    """Return who may ask what the kubelet asks, ``None`` for nobody.
+
+    Source: linkerd2 ``policy-controller/k8s/index/src/inbound/index.rs`` (probe routes).
+    """
+    networks = tuple(sorted(Network(cidr) for cidr in set(defaults.probe_networks)))
+    return Authorization(source=Source("", "default", "", "probe"), networks=networks) if networks else None
 
 
 def authorize_access(access: AccessPolicy, defaults: PolicyDefaults) -> Authorization | None:

@@ -108,7 +108,8 @@ class InjectionSettings:
     (``proxy-cpu-request``), for pods where neither they nor their namespace say otherwise. ``excluded``: namespaces
     where no pod gets a proxy. ``redirect_mode``: ``auto``, ``nft`` or ``legacy``. ``concurrency``: threads of a proxy
     whose CPU nobody limits. ``follows_namespace``: the default inbound policy of pods that do not say is their
-    namespace's as it is now, and so is not written on them.
+    namespace's as it is now, and so is not written on them. ``has_scrape_annotations``: pods that say nothing of
+    Prometheus bear where it finds the proxy's metrics.
     """
 
     trust: TrustDomain
@@ -121,6 +122,7 @@ class InjectionSettings:
     redirect_mode: str = "auto"
     concurrency: int = 1
     follows_namespace: bool = False
+    has_scrape_annotations: bool = False
     inbound_port: int = 4143
     outbound_port: int = 4140
     admin_port: int = 4191
