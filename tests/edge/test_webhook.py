@@ -18,8 +18,8 @@ from prometheus_client import generate_latest
 
 from meshwright.cli import main
 from meshwright.edge.client import Client, Json
+from meshwright.edge.events import EVENTS
 from meshwright.edge.injection import inject_object
-from meshwright.edge.injection_events import EVENTS
 from meshwright.edge.injection_flags import SettingsError, add_injection_flags, read_injection_settings
 from meshwright.edge.webhook import NAMESPACES, SECRETS, Webhook, admit
 from meshwright.edge.webhook_certificate import make_secret

@@ -1,26 +1,23 @@
 """Events about pods that asked for a proxy and got none, or not the one they asked for: for `kubectl describe`.
 
 Nobody waits for them, they are bounded in number, and one that cannot be written is dropped.
-Source: kubernetes/api ``events/v1/types.go`` Event.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
-from datetime import UTC, datetime
+from typing import Literal
 
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
-from meshwright.model.config import FIELD_MANAGER
+from meshwright.edge.client import ApiError, Client, Json, Unreachable
+from meshwright.edge.events import digest, make_event, shorten, write_event
 from meshwright.model.injection import Injected, Skip
 from meshwright.model.units import Namespace
 
 log = logging.getLogger(__name__)
 
-EVENTS = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 REPORTER = "meshwright.dev/webhook"
 QUIET_SECONDS = 300.0
-_MOST_WAITING, _MOST_KNOWN, _LONGEST_NOTE, _LONGEST_NAME = 200, 5000, 1000, 230
+_MOST_WAITING, _MOST_KNOWN = 200, 5000
 
 
 class Events:
@@ -57,17 +54,13 @@ class Events:
         while True:
             event = await self._waiting.get()
             try:
-                await self._client.create(EVENTS, event, manager=FIELD_MANAGER)
-            except ApiError as error:
-                if error.status != 409:  # 409: it is there, and says the same
-                    log.warning("an event could not be written: %s", error)
-            except Unreachable as error:
+                await write_event(self._client, event)
+            except (ApiError, Unreachable) as error:
                 log.warning("an event could not be written: %s", error)
 
-    def _queue(self, regarding: Json, type_: str, reason: str, note: str) -> None:
-        note = note if len(note) <= _LONGEST_NOTE else f"{note[: _LONGEST_NOTE - 1]}…"
-        identity = "\n".join((regarding["namespace"], regarding["kind"], regarding["name"], regarding.get("uid", "")))
-        key = hashlib.sha256(f"{identity}\n{reason}\n{note}".encode()).hexdigest()[:16]
+    def _queue(self, regarding: Json, type_: Literal["Normal", "Warning"], reason: str, note: str) -> None:
+        about = f"{reason}\n{shorten(note)}"
+        key = digest(regarding, about)
         now = time.monotonic()
         if now - self._told.get(key, -self._quiet_seconds) < self._quiet_seconds or self._waiting.full():
             return
@@ -77,22 +70,16 @@ class Events:
                 self._told.pop(next(iter(self._told)))
         self._told[key] = now
         self._waiting.put_nowait(
-            {
-                "apiVersion": EVENTS.api_version,
-                "kind": EVENTS.kind,
-                "metadata": {
-                    "name": f"{regarding['name'][:_LONGEST_NAME].rstrip('-.')}.{key}",
-                    "namespace": regarding["namespace"],
-                },
-                "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-                "reportingController": REPORTER,
-                "reportingInstance": self._instance,
-                "action": "Inject",
-                "reason": reason,
-                "regarding": regarding,
-                "note": note,
-                "type": type_,
-            }
+            make_event(
+                regarding,
+                reason=reason,
+                note=note,
+                about=about,
+                type_=type_,
+                action="Inject",
+                reporter=REPORTER,
+                instance=self._instance,
+            )
         )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from meshwright.edge.client import Json
@@ -44,11 +44,12 @@ Batch = Mapping[Ref, Json | None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """One round's answer. ``is_whole``: ``desired`` is all there should be, not only what changed. ``is_anew``: it was
-    compiled from nothing because that was asked for."""
+    compiled from nothing because that was asked for. ``parsed``: the objects that are others now, ``None``: gone."""
 
     desired: Desired
     is_whole: bool = False
     is_anew: bool = False
+    parsed: Mapping[Ref, Parsed | None] = field(default_factory=dict)
     objects: int = 0
     changed: int = 0
     seconds: float = 0.0
@@ -97,7 +98,8 @@ class Rounds:
         else:
             for ref, parsed in changes.items():
                 _put(self._known, ref, parsed)
-        return self._answer(answer, started, is_whole=is_whole, objects=len(batch), changed=len(changes))
+        whole = self._answer(answer, started, is_whole=is_whole, objects=len(batch), changed=len(changes))
+        return replace(whole, parsed=changes)
 
     def run_anew(self) -> Round:
         """Compile everything that is known from nothing; return the whole of what should be. Never raises."""

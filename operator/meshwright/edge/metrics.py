@@ -30,6 +30,12 @@ class Metrics:
         self._failures = Counter(
             f"{PREFIX}_write_failures", "Writes that failed and are tried again.", ["kind"], registry=self.registry
         )
+        self._events = Counter(
+            f"{PREFIX}_events",
+            "Events about users' objects: written, known (told before), failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._rounds = Histogram(
             f"{PREFIX}_round_seconds",
             "Time to parse and compile what had changed.",
@@ -47,6 +53,9 @@ class Metrics:
 
     def count_failure(self, kind: Kind) -> None:
         self._failures.labels(kind.word).inc()
+
+    def count_event(self, outcome: str) -> None:
+        self._events.labels(outcome).inc()
 
     def count_round(self, answer: Round) -> None:
         self._rounds.observe(answer.seconds)
@@ -77,7 +86,7 @@ class _Look(Collector):
         problems = GaugeMetricFamily(
             f"{PREFIX}_problems", "What is wrong with users' objects.", labels=["kind", "reason"]
         )
-        found = self._replica.wanted.problems.items()
+        found = (*self._replica.wanted.problems.items(), *self._replica.selection.problems.items())
         tally = Tally((ref.kind.word, problem.reason.value) for ref, all_ in found for problem in all_)
         for labels, count in sorted(tally.items()):
             problems.add_metric(labels, count)

@@ -21,7 +21,9 @@ from meshwright.edge.loop import Rounds, Slices
 from meshwright.edge.metrics import Metrics
 from meshwright.edge.opaque_flag import add_opaque_ports
 from meshwright.edge.policy_flags import add_policy_arguments, read_policy_arguments
+from meshwright.edge.problem_events import Pace
 from meshwright.edge.replica import Replica
+from meshwright.edge.selection import LOOK_SECONDS
 from meshwright.edge.watch import Timing
 from meshwright.edge.webhook_certificate import WebhookCertificate
 from meshwright.model.config import Config
@@ -49,13 +51,15 @@ class Options:
     lease_name: str = LEASE_NAME
     lease_namespace: str = ""
     has_election: bool = True
-    metrics_host: str = "0.0.0.0"
+    metrics_host: str = ""
     metrics_port: int = METRICS_PORT
     config: Config = field(default_factory=Config)
     bundle: BundleSource | None = None
     webhook_certificate: str = "none"
     timing: Timing = field(default_factory=Timing)
     lease_timing: LeaseTiming = field(default_factory=LeaseTiming)
+    pace: Pace = field(default_factory=Pace)
+    look_seconds: float = LOOK_SECONDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +155,8 @@ async def serve(
             timing=options.timing,
             config=config,
             bundle=options.bundle,
+            pace=options.pace,
+            look_seconds=options.look_seconds,
         )
 
         def told(is_held: bool) -> None:

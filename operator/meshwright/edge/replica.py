@@ -7,6 +7,7 @@ holds it writes.
 import asyncio
 import gc
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterable
 
@@ -16,6 +17,7 @@ from meshwright.edge.guard import Guard
 from meshwright.edge.loop import Loop, Round, Rounds
 from meshwright.edge.mesh_identity import MeshIdentity, Verdict, is_mesh_output
 from meshwright.edge.metrics import Metrics
+from meshwright.edge.problem_events import Pace, ProblemEvents, Source, key_problems
 from meshwright.edge.resources import (
     LOCAL_OUTPUTS,
     LOCAL_SOURCES,
@@ -26,6 +28,7 @@ from meshwright.edge.resources import (
     LocalSource,
     Role,
 )
+from meshwright.edge.selection import LOOK_SECONDS, Selection
 from meshwright.edge.status_writer import StatusWriter
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
@@ -58,6 +61,8 @@ class Replica:
         timing: Timing | None = None,
         config: Config | None = None,
         bundle: BundleSource | None = None,
+        pace: Pace | None = None,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._client = client
         self._config = config or Config()
@@ -111,6 +116,21 @@ class Replica:
         """The reflectors of single objects."""
         for source in LOCAL_SOURCES:
             self._follow_local(source)
+        self.events = ProblemEvents(
+            client=client,
+            instance=socket.gethostname(),
+            regard=self._regard,
+            may_write=self._may_speak,
+            wrote=metrics.count_event,
+            pace=pace,
+        )
+        self.selection = Selection(
+            client=client,
+            is_leading=self._may_speak,
+            tell=lambda ref, found: self.events.put(Source.PODS, ref, found),
+            timing=timing,
+            seconds=look_seconds,
+        )
         self.identity = MeshIdentity(
             self._config,
             bundle,
@@ -132,6 +152,8 @@ class Replica:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.loop.run())
             group.create_task(self.identity.run())
+            group.create_task(self.events.run())
+            group.create_task(self.selection.run())
             for reflector in self.all_reflectors.values():
                 group.create_task(reflector.run())
 
@@ -270,6 +292,7 @@ class Replica:
         touched = self.wanted.replace(answer.desired) if answer.is_whole else self.wanted.update(answer.desired)
         self._metrics.count_round(answer)
         self._log_problems(answer)
+        self._tell_problems(answer)
         if not self.is_compiled:
             self._first(answer)
         if self._is_fresh and not self._is_stopping:
@@ -331,6 +354,33 @@ class Replica:
                 log.warning("%s: %s", ref, problem)
         if len(found) > MAX_LOGGED:
             log.warning("%d more objects have problems", len(found) - MAX_LOGGED)
+
+    def _tell_problems(self, answer: Round) -> None:
+        """Let those who have no status to look at hear of it, while this replica leads."""
+        self.selection.put(answer.parsed)
+        if answer.is_whole:
+            found = {ref: key_problems(problems) for ref, problems in self.wanted.problems.items()}
+            self.events.replace(Source.COMPILE, found)
+            return
+        for ref, problems in answer.desired.problems.items():
+            self.events.put(Source.COMPILE, ref, key_problems(problems))
+
+    def _regard(self, ref: Ref) -> Json | None:
+        """Return a reference to an object, ``None`` when there is none."""
+        reflector = self.reflectors[ref.kind]
+        if not (uid := reflector.uid(ref)):
+            return None
+        where = {"namespace": str(ref.namespace)} if ref.namespace else {}
+        return {
+            "apiVersion": reflector.resource.api_version,
+            "kind": ref.kind.word,
+            "name": ref.name,
+            "uid": uid,
+            **where,
+        }
+
+    def _may_speak(self) -> bool:
+        return self.slots.is_open and not self._is_stopping and self._may_write()
 
     def _look_again(self) -> None:
         """List every kind of input anew, then compile everything from nothing."""

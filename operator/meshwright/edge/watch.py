@@ -163,6 +163,10 @@ class Reflector:
     def __len__(self) -> int:
         return len(self._known)
 
+    def uid(self, ref: Ref) -> str:
+        """Return the uid of an object as told last, ``""`` when there is none."""
+        return self._known[ref][0] if ref in self._known else ""
+
     async def wait_settled(self) -> None:
         """Return once the kind is SYNCED or ABSENT for the first time (at once, if it ever was)."""
         await self._settled.wait()
@@ -299,7 +303,6 @@ class Reflector:
 
     async def _follow(self) -> None:
         """Tell what one stream tells, until it ends."""
-        low, high = self._timing.watch
         left = max(1.0, self._relist_at - time.monotonic())
         try:
             async with self._client.watch(
@@ -308,7 +311,7 @@ class Reflector:
                 namespace=self._namespace,
                 labels=self._labels,
                 fields=self._fields,
-                seconds=max(1, round(min(self._rng.uniform(low, high), left))),
+                seconds=max(1, round(min(self._draw(self._timing.watch), left))),
                 silence_seconds=self._timing.silence,
             ) as events:
                 self._is_open = True

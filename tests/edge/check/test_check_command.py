@@ -70,6 +70,7 @@ async def test_json_is_one_document_and_nothing_else(
         "meshwright-crds",
         "meshwright-identity",
         "meshwright-webhook",
+        "meshwright-policy",
     ]
     assert report["categories"][1]["checks"][-1]["findings"] == [
         {"object": "deployment/meshwright-webhook", "found": "there is none in namespace meshwright"}

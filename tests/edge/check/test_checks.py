@@ -122,6 +122,27 @@ def expire_anchor(mesh: Installation) -> None:
     mesh.put_bundle(anchor(), make(replace(ANCHOR, name="old", number=5, until=timedelta(hours=-1))))
 
 
+def put_policy(mesh: Installation, kind: Kind, name: str, made: str = "", **spec: Any) -> Installation:
+    metadata = {"creationTimestamp": (made or stamp(timedelta(hours=2))).replace(".000000Z", "Z")}
+    mesh.put(RESOURCES[kind], name, "shop", metadata=metadata, spec=spec)
+    return mesh
+
+
+def put_api(mesh: Installation) -> Installation:
+    mesh.put_pod("api-1", labels={"app": "api"}, is_meshed=False)
+    return mesh
+
+
+def put_server(
+    mesh: Installation, name: str, made: str = "", *, app: str = "web", port: int | str = 8080, **spec: Any
+) -> Installation:
+    selector = spec or {"podSelector": {"matchLabels": {"app": app}}}
+    return put_policy(mesh, Kind.SERVER, name, made, port=port, **selector)
+
+
+GONE = {"group": "policy.linkerd.io", "kind": "Server", "name": "gone"}
+EVERYBODY = {"unauthenticated": True}
+
 SHOP = Options(namespace="nowhere")
 WEB = "pod/web in shop"
 HOOK = "mutatingwebhookconfiguration/meshwright-inject"
@@ -897,6 +918,91 @@ CASES = (
         breaks=lambda mesh: mesh.metrics.update({("meshwright", "meshwright-xds-0"): delivery_metrics(rejected=2)}),
         found=(("pod/meshwright-xds-0", "of what it sends, 2 resources were refused by proxies"),),
         fixes=("kubectl get --raw /api/v1/namespaces/meshwright/pods/meshwright-xds-0:8080/proxy/debug/problems",),
+    ),
+    Case(
+        name="Servers that hold nothing",
+        group=Group.POLICY,
+        check="every Server selects something, and keeps its port",
+        breaks=lambda mesh: (
+            put_api(mesh),
+            put_server(mesh, "api", app="api"),
+            put_server(mesh, "late", stamp(timedelta(hours=1)), app="api", port=8080),
+            put_server(mesh, "named", app="api", port="admin"),
+            put_server(mesh, "nobody", app="nobody"),
+            put_server(mesh, "young", stamp(timedelta(seconds=30)), app="nobody", port=1),
+            put_server(mesh, "elsewhere", app="web", externalWorkloadSelector={}),
+        ),
+        found=(
+            ("server/elsewhere in shop", "spec.externalWorkloadSelector: it selects no ExternalWorkload of"),
+            ("server/late in shop", "spec.port: Server shop/api, which is older, has the same selector and port"),
+            ("server/named in shop", 'spec.port: no pod that it selects has a TCP port named "admin"'),
+            ("server/nobody in shop", "spec.podSelector: it selects no pod of namespace shop"),
+        ),
+        fixes=("kubectl -n shop get pods,externalworkloads --show-labels",),
+    ),
+    Case(
+        name="authorizations for nothing",
+        group=Group.POLICY,
+        check="every authorization and every route is for something",
+        breaks=lambda mesh: (
+            put_policy(mesh, Kind.SERVER_AUTHORIZATION, "all", server={"name": "gone"}, client=EVERYBODY),
+            put_policy(mesh, Kind.AUTHORIZATION_POLICY, "web", targetRef=GONE, requiredAuthenticationRefs=[]),
+            put_policy(mesh, Kind.POLICY_HTTP_ROUTE, "web", parentRefs=[GONE]),
+        ),
+        found=(
+            ("authorizationpolicy/web in shop", "spec.targetRef.name: Server shop/gone does not exist"),
+            ("httproute/web in shop", "spec.parentRefs[0]"),
+            ("serverauthorization/all in shop", "spec.server.name: Server shop/gone does not exist"),
+        ),
+        fixes=("kubectl -n shop get servers,httproutes.policy.linkerd.io",),
+    ),
+    Case(
+        name="an authentication that is not there",
+        group=Group.POLICY,
+        check="every authentication that a policy requires is there",
+        breaks=lambda mesh: (
+            put_server(mesh, "gone"),
+            put_policy(
+                mesh,
+                Kind.AUTHORIZATION_POLICY,
+                "web",
+                targetRef=GONE,
+                requiredAuthenticationRefs=[
+                    {"group": "policy.linkerd.io", "kind": "NetworkAuthentication", "name": "office"}
+                ],
+            ),
+        ),
+        found=(("authorizationpolicy/web in shop", "spec.requiredAuthenticationRefs: NetworkAuthentication shop/off"),),
+        fixes=("kubectl -n shop get meshtlsauthentications,networkauthentications",),
+    ),
+    Case(
+        name="a second rate limit",
+        group=Group.POLICY,
+        check="every rate limit holds",
+        breaks=lambda mesh: (
+            put_server(mesh, "gone"),
+            *(
+                put_policy(mesh, Kind.RATE_LIMIT_POLICY, name, targetRef=GONE, total={"requestsPerSecond": 5})
+                for name in ("first", "second")
+            ),
+        ),
+        found=(("httplocalratelimitpolicy/second in shop", ""),),
+        fixes=("kubectl -n shop get httplocalratelimitpolicies",),
+    ),
+    Case(
+        name="networks that are none",
+        group=Group.POLICY,
+        check="nothing written about who may call is faulty",
+        breaks=lambda mesh: put_policy(mesh, Kind.NETWORK_AUTHENTICATION, "office", networks=[{"cidr": "10.0.0.1/8"}]),
+        found=(("networkauthentication/office in shop", "spec.networks[0].cidr"),),
+    ),
+    Case(
+        name="only the namespace that was asked about",
+        group=Group.POLICY,
+        check="every Server selects something, and keeps its port",
+        breaks=lambda mesh: put_server(mesh, "nobody", app="nobody"),
+        found=(),
+        options=Options(namespace="default"),
     ),
 )
 

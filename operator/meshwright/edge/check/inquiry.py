@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import orjson
 
@@ -47,6 +47,8 @@ CERTIFICATE_REQUESTS = Resource(
     group="cert-manager.io", version="v1", plural="certificaterequests", kind="CertificateRequest", is_custom=True
 )
 
+
+T = TypeVar("T")
 
 POD_SECONDS = 5.0
 """How long a pod may take to answer."""
@@ -118,7 +120,7 @@ class Inquiry:
 
     async def read(self, resource: Resource, namespace: str, name: str) -> Json | None:
         """Return an object, ``None`` when there is none, or its kind is not known there."""
-        key = ("read", resource.plural, namespace, name)
+        key = ("read", resource.path(namespace, name))
         if key not in self._known:
             try:
                 self._known[key] = await (await self.client()).read(resource, namespace, name)
@@ -131,7 +133,7 @@ class Inquiry:
 
     async def list_all(self, resource: Resource, namespace: str = "", labels: str = "") -> list[Json]:
         """Return all objects of a kind, of all namespaces without ``namespace``; none where the kind is not known."""
-        key = ("list", resource.plural, namespace, labels)
+        key = ("list", resource.path(namespace), labels)
         if key not in self._known:
             client = await self.client()
             found: list[Json] = []
@@ -148,6 +150,13 @@ class Inquiry:
             self._known[key] = found
         items: list[Json] = self._known[key]
         return items
+
+    async def once(self, name: str, make: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``make`` gives, which is made of answers to other questions and remembered like these."""
+        if ("once", name) not in self._known:
+            self._known["once", name] = await make()
+        made: T = self._known["once", name]
+        return made
 
     async def served_versions(self, plural: str, group: str) -> frozenset[str]:
         """Return the versions a CustomResourceDefinition serves, none when there is none."""

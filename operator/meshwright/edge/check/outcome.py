@@ -16,6 +16,7 @@ class Group(StrEnum):
     CRDS = "meshwright-crds"
     IDENTITY = "meshwright-identity"
     WEBHOOK = "meshwright-webhook"
+    POLICY = "meshwright-policy"
     DATA_PLANE = "meshwright-data-plane"
 
 
@@ -27,10 +28,12 @@ class Stage(StrEnum):
     PROXY = "proxy"
 
 
+_INSTALLED = (Group.KUBERNETES, Group.EXISTENCE, Group.CRDS, Group.IDENTITY, Group.WEBHOOK, Group.POLICY)
+
 STAGES: dict[Stage, tuple[Group, ...]] = {
     Stage.PRE: (Group.KUBERNETES, Group.PRE),
-    Stage.POST: (Group.KUBERNETES, Group.EXISTENCE, Group.CRDS, Group.IDENTITY, Group.WEBHOOK),
-    Stage.PROXY: (Group.KUBERNETES, Group.EXISTENCE, Group.CRDS, Group.IDENTITY, Group.WEBHOOK, Group.DATA_PLANE),
+    Stage.POST: _INSTALLED,
+    Stage.PROXY: (*_INSTALLED, Group.DATA_PLANE),
 }
 """Which groups each stage looks at, in this order."""
 

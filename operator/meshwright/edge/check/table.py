@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from meshwright.edge.check import data_plane, delivery, existence, identity, kubernetes, pre, webhook
+from meshwright.edge.check import data_plane, delivery, existence, identity, kubernetes, policy, pre, webhook
 from meshwright.edge.check.inquiry import Inquiry, NotAllowed
 from meshwright.edge.check.outcome import STAGES, Check, Finding, Group, Level, Result, Stage
 from meshwright.edge.client import ApiError, Unreachable
@@ -15,6 +15,7 @@ CHECKS: tuple[Check, ...] = (
     *existence.CHECKS,
     *identity.CHECKS,
     *webhook.CHECKS,
+    *policy.CHECKS,
     *data_plane.CHECKS,
     *delivery.CHECKS,
 )
