@@ -186,6 +186,33 @@ def test_what_is_withdrawn_around_restarts_of_the_api_server_is_withdrawn(guarde
     eventually(lambda: get(guarded, "client"), until="200".__eq__)
 
 
+EDITOR = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: editor, namespace: guarded}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}
+subjects: [{kind: ServiceAccount, name: stranger, namespace: guarded}]
+"""
+
+
+def test_who_may_write_config_maps_may_not_write_policy(guarded: Kube) -> None:
+    guarded.apply(EDITOR)
+    editor = f"--as=system:serviceaccount:{HERE}:stranger"
+    eventually(lambda: guarded.run("-n", HERE, editor, "create", "configmap", "own", "--from-literal=a=b"))
+    (unit, *_) = guarded.run("-n", HERE, "get", "configmaps", "-l", "meshwright.dev/unit=inbound", "-o", "name").split()
+    opened = json.dumps({"data": {"unit.json": "{}"}})
+    for verb in (
+        ("patch", unit, "--type=merge", "-p", opened),
+        ("delete", unit),
+        ("label", unit, "meshwright.dev/unit-"),
+    ):
+        with pytest.raises(KubectlError, match="compiled policy"):
+            guarded.run("-n", HERE, editor, *verb)
+    forged = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mw-in-forged, labels: {meshwright.dev/unit: inbound}}\n"
+    with pytest.raises(KubectlError, match="compiled policy"):
+        guarded.run("-n", HERE, editor, "create", "-f", "-", stdin=forged)
+
+
 LIMIT = """
 apiVersion: policy.linkerd.io/v1alpha1
 kind: HTTPLocalRateLimitPolicy

@@ -411,6 +411,9 @@ def test_the_notes_name_what_to_do_next_for_this_release(helm: Helm) -> None:
         "kubectl annotate namespace shop linkerd.io/inject=enabled",
         "kubectl -n shop rollout restart deployment,statefulset,daemonset",
         "kubectl get httproutes,grpcroutes -A",
+        "kubectl annotate namespace shop config.linkerd.io/default-inbound-policy=audit",
+        "kubectl -n shop rollout restart deployment,statefulset,daemonset",
+        "meshwright audit --control-plane-namespace mesh -n shop",
     ]
 
 

@@ -7,14 +7,15 @@ import pytest
 
 from meshwright.edge.client import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from meshwright.edge.delivery import SERVICE_CIDRS, WATCHED
-from meshwright.edge.injection_events import EVENTS
+from meshwright.edge.events import EVENTS
 from meshwright.edge.resources import LEASES, LOCAL_OUTPUTS, OUTPUTS, RESOURCES
+from meshwright.edge.selection import PODS
 from meshwright.edge.tokens import TOKEN_REVIEWS
 from meshwright.edge.webhook import NAMESPACES
 from meshwright.edge.webhook_certificate import BELIEVERS, SECRETS
 from meshwright.edge.webhook_certificate import SECRET as WEBHOOK
 from meshwright.emit.slices import LABEL_SLICE_MANAGER, SLICE_MANAGER
-from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY
+from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY, LABEL_UNIT
 from meshwright.model.ref import Kind
 from meshwright.parse.kinds import KINDS
 from tests.helm.conftest import Helm, Json, of_kind
@@ -63,6 +64,8 @@ def test_the_operator_may_do_what_its_tables_say_and_nothing_else(default: tuple
             needed.add((row.kind.group, f"{row.plural}/status", "*", "patch"))
     for kind in OUTPUTS:
         needed |= allow(RESOURCES[kind], *READ, "create", "patch", "delete")
+    # Whom Servers select, and telling what is wrong where there is no status.
+    needed |= allow(PODS, "list", "watch") | allow(EVENTS, "create")
     # What the API server believes of the webhook.
     for resource, name in BELIEVERS:
         needed |= allow(resource, "get", "patch", name=name)
@@ -165,3 +168,17 @@ def test_the_admission_policy_speaks_of_our_account_and_the_labels_that_we_write
     }
     binding = of_kind(default, "ValidatingAdmissionPolicyBinding")["meshwright-operator-writes"]
     assert binding["spec"] == {"policyName": "meshwright-operator-writes", "validationActions": ["Deny"]}
+
+
+def test_nobody_but_the_operator_writes_compiled_policy(default: tuple[Json, ...]) -> None:
+    policy = of_kind(default, "ValidatingAdmissionPolicy")["meshwright-units"]["spec"]
+    (selected,) = policy["matchConstraints"]["objectSelector"]["matchExpressions"]
+    assert selected == {"key": LABEL_UNIT, "operator": "Exists"}
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["configmaps"], ["CREATE", "UPDATE", "DELETE"])
+    by_others, by_no_admin = (condition["expression"] for condition in policy["matchConditions"])
+    assert "'system:serviceaccount:mesh:meshwright-operator'" in by_others
+    assert by_no_admin == "!('system:masters' in request.userInfo.groups)"
+    assert [rule["expression"] for rule in policy["validations"]] == ["false"]
+    binding = of_kind(default, "ValidatingAdmissionPolicyBinding")["meshwright-units"]
+    assert binding["spec"] == {"policyName": "meshwright-units", "validationActions": ["Deny"]}

@@ -69,6 +69,13 @@ spec:
         {{- merge $labels (deepCopy (.settings.podLabels | default dict)) | toYaml | nindent 8 }}
       annotations:
         {{- $own := merge (dict "kubectl.kubernetes.io/default-container" .process) (.annotations | default dict) }}
+        {{- if and .root.Values.scrapeAnnotations (not (regexMatch "(^| )prometheus\\.io/" (keys (.settings.podAnnotations | default dict) | join " "))) }}
+        {{- range .ports }}
+        {{- if eq .name "metrics" }}
+        {{- $own = merge $own (dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString .containerPort) "prometheus.io/path" "/metrics") }}
+        {{- end }}
+        {{- end }}
+        {{- end }}
         {{- merge $own (deepCopy (.settings.podAnnotations | default dict)) | toYaml | nindent 8 }}
     spec:
       serviceAccountName: meshwright-{{ .process }}
