@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.bench import apiserver, delivery, dev, identity, inject, latency, podstart
+from e2e.bench import apiserver, delivery, dev, identity, inject, latency, podstart, policy, revocation
 from e2e.bench import compile as compiling
-from e2e.bench.sizes import SIZES, choose_sizes
+from e2e.bench.sizes import SERVERS, SIZES, choose_sizes
 
 Json = dict[str, Any]
 FOLDER = Path(".bench")
+PARTS = (
+    *("compile", "dev", "delivery", "identity", "inject", "latency", "policy"),
+    *("podstart", "cluster", "revocation"),
+)
 
 
 def show(title: str, rows: list[Json]) -> None:
@@ -34,8 +38,9 @@ def main() -> int:
     parser.add_argument(
         "parts",
         nargs="*",
-        default=["compile", "dev", "delivery", "identity", "inject", "latency", "podstart", "cluster"],
-        help="of: compile dev delivery identity inject latency podstart cluster (default: all)",
+        default=PARTS,
+        help=f"of: {' '.join(PARTS)} (default: all); podstart, cluster and revocation are measured on the cluster of "
+        "`make cluster`, or on yours by KUBECONFIG",
     )
     parser.add_argument(
         "--routes",
@@ -45,10 +50,19 @@ def main() -> int:
         help=f"the largest size; of {', '.join(map(str, SIZES))} the smaller ones are measured, too. Routes, in the "
         "part delivery Services with ten routes each (default: %(default)s)",
     )
+    parser.add_argument(
+        "--servers",
+        type=int,
+        default=SERVERS[-1],
+        metavar="N",
+        help=f"the same for the parts policy and revocation; Servers, of {', '.join(map(str, SERVERS))} "
+        "(default: %(default)s)",
+    )
     args = parser.parse_args()
-    if args.routes < 10:
-        parser.error("--routes: at least 10")
-    sizes = choose_sizes(args.routes)
+    for flag in ("routes", "servers"):
+        if getattr(args, flag) < 10:
+            parser.error(f"--{flag}: at least 10")
+    sizes, servers = choose_sizes(args.routes), choose_sizes(args.servers, SERVERS)
     FOLDER.mkdir(exist_ok=True)
     parts: dict[str, Callable[[], Json]] = {
         "compile": lambda: compiling.measure(sizes),
@@ -57,8 +71,10 @@ def main() -> int:
         "identity": lambda: asyncio.run(identity.measure()),
         "inject": lambda: asyncio.run(inject.measure()),
         "latency": latency.measure,
+        "policy": lambda: policy.measure(servers),
         "podstart": lambda: asyncio.run(podstart.measure()),
         "cluster": lambda: asyncio.run(apiserver.measure(sizes, FOLDER)),
+        "revocation": lambda: asyncio.run(revocation.measure(servers, FOLDER)),
     }
     if unknown := set(args.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
@@ -69,9 +85,9 @@ def main() -> int:
         seconds = round(time.monotonic() - started, 1)
         figures["machine"] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "seconds": seconds}
         (FOLDER / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
-        rows = figures.pop("rows", None)
-        if rows:
-            show(name, rows)
+        for table in ("rows", "ways"):
+            if rows := figures.pop(table, None):
+                show(name, rows)
         show(f"{name}: in one run, {seconds} s", [{key: value for key, value in figures.items() if key != "machine"}])
     return 0
 

@@ -12,15 +12,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from e2e.bench.figures import percentile
+from e2e.bench.ground import EDITED, MANAGER, at_once, clear, make_namespaces, prepare
 from e2e.bench.running import Running, start
 from e2e.bench.sizes import Progress
-from e2e.bench.synthetic import make_all
+from e2e.bench.synthetic import make_all, without_generated
 from e2e.cluster import Cluster, ensure_cluster
 from e2e.cluster.places import HOST_ADDRESS
 from meshwright.edge.client import ApiError, Client, Resource, connect
@@ -30,19 +32,15 @@ from meshwright.emit.listeners import dev_listener
 from meshwright.emit.names import Address
 from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind
-from meshwright.model.units import Namespace, Port
+from meshwright.model.units import Port
 from tests.envoy import free_port, run_envoy
 
 Json = dict[str, Any]
-MANAGER = "bench"
-IN_FLIGHT = 32
 EDITS = 100
-NAMESPACES = Resource(group="", version="v1", plural="namespaces", kind="Namespace", is_namespaced=False)
 ROUTES = RESOURCES[Kind.HTTP_ROUTE]
 SERVICES = RESOURCES[Kind.SERVICE]
 SLICES = RESOURCES[Kind.ENDPOINT_SLICE]
 CONFIG_MAPS = RESOURCES[Kind.CONFIG_MAP]
-EDITED = Namespace("bench-edited")
 PLAINTEXT = ("--plaintext",)
 """Delivery on loopback, to an Envoy that is in no pod and so has no identity."""
 
@@ -71,23 +69,6 @@ asyncio.run(main())
 """
 
 
-async def at_once(calls: Iterable[Callable[[], Awaitable[object]]]) -> float:
-    """Run all calls, 32 in flight, and return the seconds it took."""
-    waiting = list(reversed(list(calls)))
-    started = time.monotonic()
-
-    async def work() -> None:
-        while waiting:
-            await waiting.pop()()
-
-    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
-    return time.monotonic() - started
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
 async def fill(client: Client, routes: int) -> None:
     """Make the namespaces, Services and routes; what is there stays."""
 
@@ -95,29 +76,13 @@ async def fill(client: Client, routes: int) -> None:
         with contextlib.suppress(ApiError):
             await client.create(resource, manifest, manager=MANAGER)
 
-    for number in range(50):
-        await create(NAMESPACES, {"metadata": {"name": f"bench-{number}"}})
+    await make_namespaces(client)
     by_kind = {"Service": SERVICES, "HTTPRoute": ROUTES}
-    manifests = make_all(routes)
+    manifests = [without_generated(each) for each in make_all(routes)]
     for manifest in manifests:
-        for generated in ("uid", "generation", "creationTimestamp"):
-            manifest["metadata"].pop(generated, None)
         for allocated in ("clusterIP", "clusterIPs", "selector"):
             manifest["spec"].pop(allocated, None)
     await at_once(partial(create, by_kind[manifest["kind"]], manifest) for manifest in manifests)
-
-
-async def clear(client: Client) -> None:
-    """Delete the namespaces of this measurement and all that is in them; return when they are gone."""
-    for name in [*(f"bench-{number}" for number in range(50)), str(EDITED)]:
-        with contextlib.suppress(ApiError):
-            await client.delete(NAMESPACES, "", name)
-    for _ in range(600):
-        left = (await client.list_page(NAMESPACES)).items
-        if not any(item["metadata"]["name"].startswith("bench-") for item in left):
-            return
-        await asyncio.sleep(0.5)
-    raise TimeoutError("the namespaces of an earlier measurement do not go away")
 
 
 async def list_routes(client: Client) -> list[Json]:
@@ -195,8 +160,6 @@ def edited_route(to: str, *, name: str = "edited") -> Json:
 async def make_edited(client: Client, ports: dict[str, int]) -> str:
     """Make a Service with a route, and a Service with one hand-made endpoint for each of ``ports``. Returns the
     ClusterIP that is routed."""
-    with contextlib.suppress(ApiError):
-        await client.create(NAMESPACES, {"metadata": {"name": EDITED}}, manager=MANAGER)
     for name in ("edited", *ports):
         service = {
             "apiVersion": "v1",
@@ -385,9 +348,7 @@ async def measure(sizes: Sequence[int], folder: Path) -> Json:
     """Return the figures of every size, one row each, and the ratio of an edit's time at the largest to that at the
     smallest. Every row's own ratios are to bare clients beside the same routes."""
     cluster = ensure_cluster()
-    kubectl = [str(cluster.kubectl), f"--kubeconfig={cluster.kubeconfig}"]
-    installed = [*kubectl, "-n", "meshwright", "scale", "deployment", "--all", "--replicas=0"]
-    await asyncio.to_thread(subprocess.run, installed, capture_output=True, check=False)
+    await asyncio.to_thread(prepare, cluster)
     async with await connect(str(cluster.kubeconfig)) as client:
         rows = [
             await measure_size(cluster, client, routes, folder, Progress(f"cluster, {routes} routes"))

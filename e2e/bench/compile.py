@@ -47,7 +47,7 @@ def measure_one(routes: int) -> dict[str, Any]:
         "routes": routes,
         "parse_routes_per_second": round(routes / parse_seconds),
         "compile_routes_per_second": round(routes / compile_seconds),
-        "peak_rss_mib": _peak_mib(),
+        "peak_rss_mib": peak_mib(),
         "edit_p50_ms": round(statistics.median(edits_ms), 3),
         "edit_p99_ms": round(edits_ms[int(len(edits_ms) * 0.99)], 3),
     }
@@ -62,12 +62,12 @@ def measure(sizes: Sequence[int]) -> dict[str, Any]:
     rounds = []
     for number in range(ROUNDS):
         progress(f"round {number + 1} of {ROUNDS}: {', '.join(map(str, sizes))} routes")
-        rounds.append([_measure_apart(size) for size in sizes])
+        rounds.append([run_apart("e2e.bench.compile", f"measure_one({size})") for size in sizes])
     rows = [min(of_size, key=lambda row: float(row["edit_p50_ms"])) for of_size in zip(*rounds, strict=True)]
     return {"rows": rows, "edit_p50_ratio": round(rows[-1]["edit_p50_ms"] / rows[0]["edit_p50_ms"], 2)}
 
 
-def _peak_mib() -> int:
+def peak_mib() -> int:
     """Return the most memory this process ever held; getrusage would count the process it was forked from, too."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
@@ -75,8 +75,9 @@ def _peak_mib() -> int:
     raise RuntimeError("/proc/self/status has no VmHWM")
 
 
-def _measure_apart(size: int) -> dict[str, Any]:
-    code = f"import json; from e2e.bench.compile import measure_one; print(json.dumps(measure_one({size})))"
+def run_apart(module: str, call: str) -> dict[str, Any]:
+    """Return what ``call``, of one of our modules, returns in a process of its own."""
+    code = f"import json; from {module} import *; print(json.dumps({call}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    return dict(json.loads(done.stdout))
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return dict(json.loads(done.stdout.splitlines()[-1]))

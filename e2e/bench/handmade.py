@@ -3,8 +3,9 @@
 It does what the two must have, whoever configures them: connections come by redirection; HTTP is told from the rest,
 which is passed on to the address it was made to; TLS 1.3 both ways, never resumed, with the same certificates, the
 server known by its exact URI and clients by their trust domain; the server's application is told who calls
-(``l5d-client-id``, ``x-forwarded-client-cert``), and what callers wrote there is gone; HTTP/2 stays HTTP/2; requests
-pass as they came but for a normalized path, WebSockets and HTTP/1.0 too, without time limits.
+(``l5d-client-id``, ``x-forwarded-client-cert``), and what callers wrote there is gone; one rule says who may, here
+everybody, and who did is counted by name; HTTP/2 stays HTTP/2; requests pass as they came but for a normalized path,
+WebSockets and HTTP/1.0 too, without time limits.
 
 It does not do what makes ours a mesh: there is one Service, one route and one endpoint, all in the file, so nothing is
 chosen by the address, looked up, fetched on first use or changed later; no weights with invalid backends, no limits of
@@ -126,6 +127,7 @@ def server_side(*, listen: int, names: str, uris: str, identity: Path, anchors: 
                 {
                     "forward_client_cert_details": "SANITIZE_SET",
                     "set_current_client_cert_details": {"uri": True, "dns": True},
+                    "access_log": [_ALLOWED],
                 },
                 {
                     "request_headers_to_remove": [_CLIENT_ID],  # removed first, then written
@@ -136,6 +138,7 @@ def server_side(*, listen: int, names: str, uris: str, identity: Path, anchors: 
                         }
                     ],
                 },
+                _EVERYBODY,
             )
         ],
     }
@@ -158,8 +161,8 @@ def _certificates(identity: Path, anchors: Path, uri: Json) -> Json:
     }
 
 
-def _http_filter(cluster: str, more: Json, routes: Json) -> Json:
-    """Return the filter that sends all requests to ``cluster`` as they came."""
+def _http_filter(cluster: str, more: Json, routes: Json, *filters: Json) -> Json:
+    """Return the filter that sends all requests that pass ``filters`` to ``cluster`` as they came."""
     route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
     router = {"@type": _ROUTER_TYPE, "suppress_envoy_headers": True}
     manager = {
@@ -174,7 +177,7 @@ def _http_filter(cluster: str, more: Json, routes: Json) -> Json:
         "skip_xff_append": True,
         **more,
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}], **routes},
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        "http_filters": [*filters, {"name": "envoy.filters.http.router", "typed_config": router}],
     }
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
 
@@ -212,6 +215,37 @@ def _listener_filter(name: str, message: str) -> Json:
     return {"name": f"envoy.filters.listener.{name}", "typed_config": {"@type": typed}}
 
 
+_ANY: Json = {"permissions": [{"any": True}], "principals": [{"any": True}]}
+_EVERYBODY: Json = {
+    "name": "envoy.filters.http.rbac",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+        "rules": {"policies": {"everybody": _ANY}},
+    },
+}
+_ALLOWED: Json = {
+    "name": "envoy.access_loggers.stats",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config",
+        "stats_scope": {"prefix": "inbound", "max_counters": 1000},
+        "counters": [
+            {
+                "stat": {
+                    "name": "allow_total",
+                    "tags": [
+                        {"name": name, "value_format": value}
+                        for name, value in (
+                            ("server_port", "%DOWNSTREAM_LOCAL_PORT%"),
+                            ("rule", "everybody"),
+                            ("client_id", "%DOWNSTREAM_PEER_DNS_SAN%"),
+                        )
+                    ],
+                },
+                "value_fixed": 1,
+            }
+        ],
+    },
+}
 _ORIGINAL_ADDRESS = _listener_filter("original_dst", "OriginalDst")
 _HTTP_INSPECTOR = _listener_filter("http_inspector", "HttpInspector")
 _TLS_INSPECTOR = _listener_filter("tls_inspector", "TlsInspector")

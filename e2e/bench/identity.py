@@ -21,6 +21,8 @@ from typing import Any
 
 from meshwright.edge.resources import RESOURCES
 from meshwright.edge.signing_server import PATH
+from meshwright.emit.inbound_unit import emit_defaults_unit
+from meshwright.model.config import Config
 from meshwright.model.pod import Pod
 from meshwright.model.ref import Kind
 from tests.edge.apiserver import ApiServer
@@ -51,6 +53,7 @@ async def serve_api(secret: Json) -> None:
         async with ApiServer() as server:
             server.reviews["tokenreviews"] = tokens.review
             server.cluster.put(RESOURCES[Kind.SECRET], secret)
+            server.cluster.put(RESOURCES[Kind.CONFIG_MAP], emit_defaults_unit(Config()))  # delivery waits for it
             for pod in make_pods():
                 server.cluster.put(RESOURCES[Kind.POD], make_pod_manifest(pod))
             print(server.kubeconfig(Path(folder)), flush=True)
@@ -65,7 +68,7 @@ async def running(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
         *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"operator{os.pathsep}."},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
         yield process

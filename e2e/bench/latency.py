@@ -12,18 +12,18 @@ with this process.
 
 import asyncio
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from e2e.bench.figures import percentile, show_median, to_ms
 from e2e.bench.handmade import Authority, client_side, server_side, write_certificates
 from e2e.bench.openloop import Echo, Round, Target, precise_loop, take_turns
 from e2e.bench.sizes import Progress
@@ -32,6 +32,7 @@ from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.emit.sds import ANCHORS_FILE, BUNDLE_FILE, IDENTITY_FILE, emit_anchors, emit_identity
 from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.inbound import PolicyDefaults
 from meshwright.model.pod import PROXY_CONTAINER, PROXY_UID, REDIRECT_CONTAINER
 from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref
@@ -159,7 +160,7 @@ def objects() -> list[Json]:
 
 
 def make_delivery(settings: ProxySettings) -> Delivery:
-    delivery = Delivery(settings)
+    delivery = Delivery(settings, defaults=PolicyDefaults())  # without them nobody is let in
     kinds = {"Service": Kind.SERVICE, "Pod": Kind.POD, "EndpointSlice": Kind.ENDPOINT_SLICE}
     for raw in objects():
         delivery.put(Ref(kinds[raw["kind"]], SHOP, raw["metadata"]["name"]), raw)
@@ -173,11 +174,11 @@ def make_bootstrap(account: ServiceAccount, settings: ProxySettings) -> Json:
 
 @asynccontextmanager
 async def other_process(
-    role: str, *args: str, prefix: tuple[str, ...] = ()
+    role: str, *args: str, prefix: tuple[str, ...] = (), module: str = "e2e.bench.latency"
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run this module in another role, until the context ends. It must not end before by itself."""
+    """Run this module, or another one, in another role, until the context ends. It must not end before by itself."""
     process = await asyncio.create_subprocess_exec(
-        *(*prefix, sys.executable, "-m", "e2e.bench.latency", role, *args),
+        *(*prefix, sys.executable, "-m", module, role, *args),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 27,
@@ -195,7 +196,8 @@ async def other_process(
                 await process.wait()
 
 
-async def _say(process: asyncio.subprocess.Process) -> str:
+async def listen_to(process: asyncio.subprocess.Process) -> str:
+    """Return the next line that a process says."""
     assert process.stdout is not None
     line = await process.stdout.readline()
     assert line, "a process of this measurement ended"
@@ -211,15 +213,15 @@ async def be_client(folder: Path) -> list[Json]:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         server = await enter(other_process("server", str(folder), prefix=("unshare", "--net", "--mount")))
-        assert await _say(server) == "here"
+        assert await listen_to(server) == "here"
         run((f"ip link add mw-client type veth peer name mw-server netns {server.pid}", *CLIENT_RULES))
         run((*SERVER_RULES, f"mount --bind {folders.server} {folders.identity}"), inside=server.pid)
         # In a process of its own: gRPC does not survive that its process forks.
         delivery = await enter(other_process("delivery", str(folder)))
-        assert await _say(delivery) == "ready"
+        assert await listen_to(delivery) == "ready"
         assert server.stdin is not None
         server.stdin.write(b"go\n")
-        servers = json.loads(await _say(server))
+        servers = json.loads(await listen_to(server))
         ours = await enter(run_envoy(make_bootstrap(CLIENT, settings), uid=PROXY_UID))
         handmade = client_side(
             listen=HANDMADE_OUT,
@@ -248,7 +250,7 @@ async def be_client(folder: Path) -> list[Json]:
         }
         assert all(handshakes.values()), "this is to be encrypted"
         load = await enter(other_process("load", json.dumps([asdict(target) for target in targets])))
-        return list(json.loads(await _say(load)))
+        return list(json.loads(await listen_to(load)))
 
 
 async def be_delivery(folder: Path) -> None:
@@ -304,8 +306,8 @@ def summarize(sittings: list[list[Round]]) -> Json:
     requests = round(RATE_PER_SECOND * SECONDS)
     found = {
         target.name: {
-            "p50": [_at(each.took, 0.5) for each in rounds if each.name == target.name],
-            "p99": [_at(each.took, 0.99) for each in rounds if each.name == target.name],
+            "p50": [percentile(each.took, 0.5) for each in rounds if each.name == target.name],
+            "p99": [percentile(each.took, 0.99) for each in rounds if each.name == target.name],
             "cpu": [each.cpu / requests for each in rounds if each.name == target.name],
         }
         for target in TARGETS
@@ -314,10 +316,10 @@ def summarize(sittings: list[list[Round]]) -> Json:
     rows = [
         {
             "way": name,
-            "p50_ms": _ms(statistics.median(figures["p50"])),
-            "p99_ms": _ms(statistics.median(figures["p99"])),
-            "added_p50_ms": _ms(statistics.median(_above(figures["p50"], bare["p50"]))),
-            "added_p99_ms": _ms(statistics.median(_above(figures["p99"], bare["p99"]))),
+            "p50_ms": to_ms(statistics.median(figures["p50"])),
+            "p99_ms": to_ms(statistics.median(figures["p99"])),
+            "added_p50_ms": to_ms(statistics.median(_above(figures["p50"], bare["p50"]))),
+            "added_p99_ms": to_ms(statistics.median(_above(figures["p99"], bare["p99"]))),
             "cpu_us": round(statistics.median(figures["cpu"]) * 1e6, 1),
         }
         for name, figures in found.items()
@@ -328,35 +330,17 @@ def summarize(sittings: list[list[Round]]) -> Json:
         "rows": rows,
         "requests_each": len(p50) * requests,
         "per_second": RATE_PER_SECOND,
-        **_show("p50_ratio", p50),
-        **_show("cpu_ratio", [a / b for a, b in zip(ours["cpu"], theirs["cpu"], strict=True)]),
-        **_show("p99_ratio", [a / b for a, b in zip(ours["p99"], theirs["p99"], strict=True)]),
+        **show_median("p50_ratio", p50),
+        **show_median("cpu_ratio", [a / b for a, b in zip(ours["cpu"], theirs["cpu"], strict=True)]),
+        **show_median("p99_ratio", [a / b for a, b in zip(ours["p99"], theirs["p99"], strict=True)]),
         "sittings": [round(statistics.median(p50[at : at + ROUNDS]), 3) for at in range(0, len(p50), ROUNDS)],
-        "generator_late_p50_ms": _ms(_at(late, 0.5)),
-        "generator_late_p99_ms": _ms(_at(late, 0.99)),
+        "generator_late_p50_ms": to_ms(percentile(late, 0.5)),
+        "generator_late_p99_ms": to_ms(percentile(late, 0.99)),
     }
-
-
-def _at(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def _above(values: list[float], floor: list[float]) -> list[float]:
     return [value - least for value, least in zip(values, floor, strict=True)]
-
-
-def _show(name: str, values: list[float]) -> Json:
-    """Return the median, and from where to where it is with 95 % confidence, whatever the values' distribution: ranks
-    of the binomial one, in its normal approximation."""
-    ordered = sorted(values)
-    half = 0.98 * math.sqrt(len(ordered))
-    low = max(0, math.floor(len(ordered) / 2 - half))
-    high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half))
-    return {name: round(statistics.median(ordered), 3), f"{name}_95": f"{ordered[low]:.3f}-{ordered[high]:.3f}"}
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
 
 
 def measure() -> Json:

@@ -8,6 +8,7 @@ Source: wrk2 ``README.md`` (constant throughput, latency from the intended time 
 
 import asyncio
 import selectors
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,14 @@ from dataclasses import dataclass
 BODY = b"." * 128
 _CONNECTIONS = 8
 _PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How connections are encrypted: who we are and whom we believe, and whom we ask for."""
+
+    context: ssl.SSLContext
+    asked: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +65,11 @@ class _Connection(asyncio.Protocol):
 
 
 class Load:
-    """Open connections to one target."""
+    """Open connections to one target, encrypted or not."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, tls: Tls | None = None) -> None:
         self.target = target
+        self._tls = tls
         self.request = f"GET / HTTP/1.1\r\nhost: {target.host}\r\n\r\n".encode()
         self._loop = asyncio.get_running_loop()
         self._idle: deque[_Connection] = deque()
@@ -82,7 +92,11 @@ class Load:
         self._done = self._loop.create_future()
         for _ in range(_CONNECTIONS):
             transport, connection = await self._loop.create_connection(
-                lambda: _Connection(self), self.target.host, self.target.port
+                lambda: _Connection(self),
+                self.target.host,
+                self.target.port,
+                ssl=self._tls.context if self._tls is not None else None,
+                server_hostname=self._tls.asked if self._tls is not None else None,
             )
             self._transports.append(transport)
             connection.ask(self._loop.time())
@@ -154,9 +168,14 @@ class Round:
     cpu: float
 
 
-async def take_turns(targets: Sequence[Target], *, rate: float, seconds: float, rounds: int) -> list[Round]:
-    """Return ``rounds`` rounds of every target, after one that does not count; in each, another target is first."""
-    loads = [Load(target) for target in targets]
+async def take_turns(
+    targets: Sequence[Target], *, rate: float, seconds: float, rounds: int, tls: Tls | None = None
+) -> list[Round]:
+    """Return ``rounds`` rounds of every target, after one that does not count; in each, another target is first.
+
+    ``tls`` ``None``: nothing is encrypted.
+    """
+    loads = [Load(target, tls) for target in targets]
     for load in loads:
         await load.open()
     measured: list[Round] = []

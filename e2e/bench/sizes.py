@@ -2,13 +2,15 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 SIZES = (100, 3_000, 10_000)
+SERVERS = (100, 2_000)
 
 
-def choose_sizes(largest: int) -> tuple[int, ...]:
+def choose_sizes(largest: int, usual: Sequence[int] = SIZES) -> tuple[int, ...]:
     """Return the usual sizes below ``largest``, and ``largest``."""
-    return (*(size for size in SIZES if size < largest), largest)
+    return (*(size for size in usual if size < largest), largest)
 
 
 class Progress:
