@@ -63,3 +63,8 @@ def test_a_consumer_route_is_only_in_its_own_namespaces_proxies(tmp_path: Path) 
         for proxy in ("shop/a", "mobile/a")
     }
     assert has_route == {"shop/a": False, "mobile/a": True}
+
+
+def test_who_may_call_whom_is_as_the_examples_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policy", "test", str(EXAMPLES / "80-authorization-test.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "√ 8 of 8 cases as expected"

@@ -119,7 +119,6 @@ COMMANDS = {
                 "meshwright policy test policy-test.yaml",
                 "a file of who is to be let in, and who is not; no cluster needed",
             ),
-            ("meshwright policy test --help", "what such a file looks like"),
             ("meshwright policy generate -n shop > shop-policy.yaml", "who was seen calling, as policy in audit mode"),
         ),
     ),

@@ -72,6 +72,7 @@ class Stream:
     namespace: str
     labels: str
     fields: str = ""
+    is_partial: bool = False
     queue: asyncio.Queue[bytes | BaseException | None] = field(default_factory=asyncio.Queue)
     is_frozen: bool = False
 
@@ -200,9 +201,11 @@ class ApiServer:
         raw, old = change.raw, change.old
         if stream.namespace not in ("", raw["metadata"].get("namespace")) or stream.is_frozen:
             return
-        if not has_fields(stream.fields, raw):
-            return
-        was, matches = old is not None and selects(stream.labels, old), selects(stream.labels, raw)
+
+        def takes(found: Json) -> bool:
+            return selects(stream.labels, found) and has_fields(stream.fields, found)
+
+        was, matches = old is not None and takes(old), takes(raw)
         if change.word == "DELETED":
             matches = False
         match was, matches:
@@ -214,7 +217,8 @@ class ApiServer:
                 word = "MODIFIED"
             case _:
                 return
-        stream.queue.put_nowait(orjson.dumps({"type": word, "object": raw}) + b"\n")
+        shown = partial(raw) if stream.is_partial else raw
+        stream.queue.put_nowait(orjson.dumps({"type": word, "object": shown}) + b"\n")
 
     # What a request gets.
 
@@ -345,6 +349,11 @@ class ApiServer:
                 and selects(labels, raw)
                 and has_fields(request.query.get("fieldSelector", ""), raw)
             ]
+        form = _form(request)
+        if form == "PartialObjectMetadata":
+            raise Refusal(406, "NotAcceptable", "you requested PartialObjectMetadata, but the object is a list")
+        if form:
+            items = [partial(raw) for raw in items]
         meta = {"resourceVersion": str(version)}
         if limit and len(items) > limit:
             meta["continue"] = f"token-{next(self._serial)}"
@@ -355,7 +364,11 @@ class ApiServer:
     async def _watch(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
         since = int(request.query.get("resourceVersion") or 0)
         stream = Stream(
-            resource, namespace, request.query.get("labelSelector", ""), request.query.get("fieldSelector", "")
+            resource,
+            namespace,
+            request.query.get("labelSelector", ""),
+            request.query.get("fieldSelector", ""),
+            _form(request) == "PartialObjectMetadata",
         )
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         await answer.prepare(request)
@@ -383,9 +396,31 @@ class ApiServer:
 
 
 def has_fields(selector: str, raw: Json) -> bool:
-    """Return whether an object's name and namespace are as a field selector wants them; it knows no other fields."""
-    wanted = (pair.split("=", 1) for pair in selector.split(",") if pair)
-    return all(raw["metadata"].get(path.removeprefix("metadata.")) == value for path, value in wanted)
+    """Return whether an object is as a field selector wants it: of ``path=value`` and ``path!=value`` terms."""
+    for term in filter(None, selector.split(",")):
+        path, _, value = term.partition("=")
+        found: Any = raw
+        for key in path.removesuffix("!").split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        if (found == value) is path.endswith("!"):
+            return False
+    return True
+
+
+def partial(raw: Json) -> Json:
+    """Return the metadata of an object alone."""
+    return {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": raw["metadata"]}
+
+
+def _form(request: web.Request) -> str:
+    """Return the form in which a client wants objects, by name, ``""`` for as they are.
+
+    Source: kubernetes/apiserver ``pkg/endpoints/handlers/response.go`` doTransformObject.
+    """
+    return next(
+        (part[3:] for part in request.headers.get("Accept", "").split(";") if part.startswith("as=")),
+        "",
+    )
 
 
 def _json(body: Json, status: int = 200) -> web.Response:

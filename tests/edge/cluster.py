@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshwright.edge.client import CUSTOM_RESOURCE_DEFINITIONS, Json, Resource
+from meshwright.edge.events import EVENTS
 from meshwright.edge.resources import LEASES, RESOURCES
 from tests.edge.ownership import Conflict, Owned, apply_fields, merge_patch, own_changes
 
 BUILT_IN = (
     *(resource for resource in RESOURCES.values() if not resource.is_custom),
     LEASES,
+    EVENTS,
     CUSTOM_RESOURCE_DEFINITIONS,
 )
 

@@ -10,6 +10,7 @@ import yaml
 
 from meshwright.edge import audit_command, generate_command
 from meshwright.edge.resources import RESOURCES
+from meshwright.edge.validation import Judgement, judge
 from meshwright.model.identity import ServiceAccount, TrustDomain
 from meshwright.model.ref import Kind
 from meshwright.model.units import Namespace
@@ -18,6 +19,7 @@ from tests.edge.apiserver import ApiServer
 
 TRUST = TrustDomain()
 CLIENT = TRUST.dns(ServiceAccount(Namespace("shop"), "client"))
+LATE = TRUST.dns(ServiceAccount(Namespace("shop"), "late"))
 ORDERS = TRUST.dns(ServiceAccount(Namespace("shop"), "orders"))
 
 
@@ -153,10 +155,10 @@ async def test_policy_is_generated_from_what_was_seen_and_says_what_was_not(
     assert [each["name"] for each in authentication["spec"]["identityRefs"]] == ["client", "orders"]
     assert policy["spec"]["targetRef"]["name"] == server["metadata"]["name"]
     for said in (
-        "# - nobody called Pod shop/web, port 9000 (admin)",
-        "# - nobody called Pod shop/quiet, port 8080 (http)",
+        "# - nobody called pods app=web, port 9000 (admin)",
+        "# - nobody called pods app=quiet, port 8080 (http)",
         "# - 10.0.0.7 (Pod shop/old, no identity): mesh it",
-        "# - Pod shop/old has no proxy: nothing holds there",
+        "# - pods app=old: no proxy, and nothing holds there",
     ):
         assert said in out
 
@@ -168,7 +170,7 @@ async def test_where_nobody_was_seen_nothing_is_written(
     assert await generate_command.generate(parse(generate_command, shop, tmp_path)) == generate_command.NOTHING
     found = capsys.readouterr()
     assert found.out == ""
-    assert "nobody called Pod shop/web" in found.err
+    assert "nobody called pods app=web" in found.err
 
 
 async def test_a_cluster_that_does_not_answer_is_told_in_a_line(
@@ -177,3 +179,79 @@ async def test_a_cluster_that_does_not_answer_is_told_in_a_line(
     shop.fail("pods", 403)
     assert await audit_command.audit(parse(audit_command, shop, tmp_path)) == audit_command.FAILED
     assert capsys.readouterr().err.startswith("the cluster cannot be asked: ")
+
+
+def store(server: ApiServer, *manifests: dict[str, Any]) -> None:
+    for kind in (Kind.SERVER, Kind.AUTHORIZATION_POLICY, Kind.MESH_TLS_AUTHENTICATION):
+        server.cluster.define(RESOURCES[kind])
+    for each in manifests:
+        server.cluster.put(next(found for found in RESOURCES.values() if found.kind == each["kind"]), each)
+
+
+async def run_generate(
+    shop: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, list[dict[str, Any]], str]:
+    capsys.readouterr()
+    status = await generate_command.generate(parse(generate_command, shop, tmp_path, *words))
+    found = capsys.readouterr()
+    return status, [each for each in yaml.safe_load_all(found.out) if each], found.out + found.err
+
+
+async def test_who_was_let_in_by_a_default_policy_is_seen_without_any_audit(
+    shop: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.pages["/api/v1/namespaces/shop/pods/web/log"] = ""
+    shop.pages["/api/v1/namespaces/shop/pods/web:4191/proxy/metrics"] = counter(CLIENT, 7, "all-unauthenticated")
+    status, (server, authentication, policy), _ = await run_generate(shop, tmp_path, capsys)
+    assert (status, server["spec"]["port"]) == (generate_command.WRITTEN, 8080)
+    refs = [{"kind": "ServiceAccount", "name": "client", "namespace": "shop"}]
+    assert authentication["spec"]["identityRefs"] == refs
+    assert policy["spec"]["targetRef"]["name"] == server["metadata"]["name"]
+
+
+async def test_what_was_written_is_stored_without_a_word_and_written_again_keeps_all_who_are_in_it(
+    shop: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, manifests, _ = await run_generate(shop, tmp_path, capsys)
+    others: dict[Any, Any] = {}
+    for each in manifests:
+        parsed = parse_object(each)
+        assert parsed is not None
+        assert judge(parsed, others) == Judgement()
+        others[parsed.ref] = parsed
+    store(shop, *manifests)
+    shop.pages["/api/v1/namespaces/shop/pods/web/log"] = line(LATE, "10.0.0.9")
+    shop.pages["/api/v1/namespaces/shop/pods/web:4191/proxy/metrics"] = ""
+    status, (server, authentication, policy), _ = await run_generate(shop, tmp_path, capsys)
+    assert status == generate_command.WRITTEN
+    assert (server, policy) == (manifests[0], manifests[2]), "the Server is the one, though the line is older than it"
+    assert authentication["metadata"] == manifests[1]["metadata"]
+    assert [each["name"] for each in authentication["spec"]["identityRefs"]] == ["client", "late", "orders"]
+    store(shop, authentication)
+    shop.pages["/api/v1/namespaces/shop/pods/web/log"] = ""
+    again = await run_generate(shop, tmp_path, capsys)
+    assert again[:2] == (generate_command.WRITTEN, [server, authentication, policy]), "nobody new, and nothing lost"
+    assert "# Nobody new was seen who needs leave." in again[2]
+
+
+async def test_a_server_that_has_the_port_by_name_is_used(
+    shop: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "web"}}, "port": "http"}
+    meta = {"name": "front", "namespace": "shop"}
+    store(shop, {"apiVersion": "policy.linkerd.io/v1beta3", "kind": "Server", "metadata": meta, "spec": spec})
+    _, manifests, _ = await run_generate(shop, tmp_path, capsys)
+    assert [each["kind"] for each in manifests] == ["MeshTLSAuthentication", "AuthorizationPolicy"]
+    assert manifests[1]["spec"]["targetRef"]["name"] == "front"
+
+
+async def test_who_was_refused_stays_out_unless_that_is_asked_for(
+    shop: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.pages["/api/v1/namespaces/shop/pods/web/log"] = line(LATE, "10.0.0.9", reason="denied")
+    shop.pages["/api/v1/namespaces/shop/pods/web:4191/proxy/metrics"] = counter(CLIENT, 1)
+    _, (_, authentication, _), said = await run_generate(shop, tmp_path, capsys)
+    assert [each["name"] for each in authentication["spec"]["identityRefs"]] == ["client"]
+    assert "# - shop/late, refused at pods app=web, port 8080: only --refused lets it in" in said
+    _, (_, authentication, _), _ = await run_generate(shop, tmp_path, capsys, "--refused")
+    assert [each["name"] for each in authentication["spec"]["identityRefs"]] == ["client", "late"]

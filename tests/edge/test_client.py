@@ -151,6 +151,14 @@ async def test_without_a_server_to_be_found_there_is_no_client(tmp_path: Path) -
         await connect(str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("text", ["", "a: [", "[1]", "plain"])
+async def test_a_file_that_is_no_kubeconfig_is_named(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text(text)
+    with pytest.raises(ConnectionError, match=f"no way to an API server: {file} is no kubeconfig"):
+        await connect(str(file))
+
+
 @pytest.mark.parametrize(
     ("content", "retry_after", "reason", "seconds"),
     [

@@ -206,3 +206,38 @@ def test_a_proxys_endpoints_come_from_what_the_manifests_say(
     assert main(["compile", write(tmp_path, *texts), "--proxy", "shop/any", "--out", str(tmp_path / "out")]) == 0
 
     assert endpoints(tmp_path / "out")["shop/web/80"] == expected
+
+
+IDENTITIES = """\
+apiVersion: policy.linkerd.io/v1alpha1
+kind: MeshTLSAuthentication
+metadata: {name: web, namespace: shop}
+spec: {identities: ["*.shop.serviceaccount.identity.linkerd.cluster.local"]}
+"""
+
+
+def test_names_of_another_mesh_are_pointed_out_and_are_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "all.yaml").write_text(IDENTITIES)
+    assert main(["compile", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.startswith(
+        "note: identities that end in serviceaccount.identity.linkerd.cluster.local are those of another mesh; "
+        "here they end in serviceaccount.identity.meshwright.cluster.local "
+    )
+
+
+@pytest.mark.parametrize(("name", "is_doubted"), [("web-0", False), ("wev-0", True)])
+def test_a_proxy_of_nothing_that_is_there_is_doubted(
+    name: str, is_doubted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "all.yaml").write_text(POD)
+    assert main(["compile", str(tmp_path), "--proxy", f"shop/{name}", "--out", str(tmp_path / "out")]) == 0
+    assert (f"note: shop/{name} is no workload of these manifests" in capsys.readouterr().err) is is_doubted
+
+
+def test_a_file_of_cases_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "all.yaml").write_text(SERVICE)
+    (tmp_path / "cases.yaml").write_text("manifests: [all.yaml]\ncases: []\n")
+    assert main(["compile", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""

@@ -237,7 +237,7 @@ ROWS = (
     policy("", {**MESH_TLS, "kind": "meshtlsauthentication"}),
     *(policy("spec.requiredAuthenticationRefs[1]", MESH_TLS, each) for each in (MESH_TLS, ACCOUNT)),
     *(policy("spec.requiredAuthenticationRefs[1]", each, each) for each in (NETWORK, ACCOUNT)),
-    policy("spec.requiredAuthenticationRefs[0].kind", {"kind": "MeshTLSAuthentication", "name": "x"}),
+    policy("spec.requiredAuthenticationRefs[0].group", {"kind": "MeshTLSAuthentication", "name": "x"}),
     policy("spec.requiredAuthenticationRefs[0].kind", {**ACCOUNT, "group": POLICY}),
     policy("spec.requiredAuthenticationRefs[0].kind", {"kind": "Namespace", "name": "x"}),
     policy("spec.requiredAuthenticationRefs[0].name", {"group": POLICY, "kind": "NetworkAuthentication"}),
@@ -252,11 +252,13 @@ ROWS = (
         policy("spec.targetRef.kind", to={**target, "name": "a"})
         for target in (
             {"group": "apps", "kind": "Deployment"},
-            {"kind": "Server"},
             {"kind": "Service"},
-            {"group": POLICY, "kind": "GRPCRoute"},
             {"group": GATEWAY, "kind": "Gateway"},
         )
+    ),
+    *(
+        policy("spec.targetRef.group", to={**target, "name": "a"})
+        for target in ({"kind": "Server"}, {"group": "core", "kind": "server"}, {"group": POLICY, "kind": "GRPCRoute"})
     ),
     make_row("AuthorizationPolicy", "v1alpha1", {"targetRef": SERVER}, "spec.requiredAuthenticationRefs"),
     make_row("AuthorizationPolicy", "v1alpha1", {"requiredAuthenticationRefs": []}, "spec.targetRef"),
@@ -347,6 +349,7 @@ ROWS = (
     limit("spec.overrides[0].clientRefs", overrides=[{"requestsPerSecond": 2}]),
     limit("spec.overrides[0].clientRefs", taken=True, overrides=[{"requestsPerSecond": 2, "clientRefs": []}]),
     limit("spec.targetRef.kind", targetRef={"kind": "Service", "name": "a"}),
+    limit("spec.targetRef.group", targetRef={"group": "core", "kind": "Server", "name": "a"}),
     limit("spec.targetRef.name", targetRef={"group": POLICY, "kind": "Server"}),
     limit("spec.targetRef", targetRef=None),
     *(route("", RICH_RULE, version=version) for version in ("v1beta3", "v1beta2", "v1beta1", "v1alpha1")),

@@ -6,13 +6,13 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 import yaml
 
 from meshwright.edge.client import ApiError, Unreachable, connect
-from meshwright.edge.observe import Observations, observe
+from meshwright.edge.observe import Observations, list_policy, observe
 from meshwright.edge.terminal import Paint, Terminal, open_terminal
 from meshwright.emit.grants import choose_selector, emit_smallest
 from meshwright.model.desired import Json
@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
     return asyncio.run(audit(args))
 
 
-async def look(args: argparse.Namespace) -> Observations | None:
-    """Return what the proxies tell, with progress on stderr; ``None``, and why on stderr, when they cannot be asked."""
+async def look(args: argparse.Namespace, *, with_policy: bool = False) -> Observations | None:
+    """Return what the proxies tell, with progress on stderr; ``None``, and why on stderr, when they cannot be asked.
+    ``with_policy``: and the policy objects that are stored."""
 
     def told(done: int, of: int) -> None:
         if sys.stderr.isatty():
@@ -89,7 +90,9 @@ async def look(args: argparse.Namespace) -> Observations | None:
 
     try:
         async with await connect(args.kubeconfig, args.context) as client:
-            return await observe(client, args.namespace, args.since, trust_of(args), told)
+            stored = await list_policy(client, args.namespace) if with_policy else {}
+            found = await observe(client, args.namespace, args.since, trust_of(args), told)
+            return replace(found, stored=stored)
     except (ApiError, Unreachable, ConnectionError) as error:
         print(f"the cluster cannot be asked: {error}", file=sys.stderr)
         return None

@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
+import yaml
 from kubernetes_asyncio import config as kube_config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
@@ -41,13 +42,17 @@ MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
 PLAIN_JSON = "application/json"
+PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Source: kubernetes.io ``docs/reference/using-api/api-concepts``, metadata-only fetches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
     """Where one kind is served: ``group`` is ``""`` for core, ``kind`` is the bare word written in manifests.
 
-    ``is_custom``: it comes from a CustomResourceDefinition, and may be missing.
+    ``is_custom``: it comes from a CustomResourceDefinition, and may be missing. ``is_partial``: of its objects, lists
+    and watches give the metadata alone.
     """
 
     group: str
@@ -56,6 +61,7 @@ class Resource:
     kind: str
     is_namespaced: bool = True
     is_custom: bool = False
+    is_partial: bool = False
 
     @property
     def api_version(self) -> str:
@@ -170,7 +176,8 @@ class Client:
     ) -> Page:
         """Return one page of a list, as fresh as the server has it. ``labels``, ``fields``: selectors, or ``""``."""
         query = _query(labelSelector=labels, fieldSelector=fields, limit=limit, **{"continue": token})
-        body = await self._call("GET", resource.path(namespace), query=query, seconds=LIST_SECONDS)
+        accept = PARTIAL_LIST if resource.is_partial else PLAIN_JSON
+        body = await self._call("GET", resource.path(namespace), query=query, accept=accept, seconds=LIST_SECONDS)
         meta = body.get("metadata") or {}
         items: list[Json] = body.get("items") or []
         for item in items:  # items of built-in kinds come without these two
@@ -206,7 +213,9 @@ class Client:
         )
         total = seconds + silence_seconds
         timeout = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds)
-        async with self._request("GET", resource.path(namespace), query=query, timeout=timeout) as answer:
+        accept = PARTIAL if resource.is_partial else PLAIN_JSON
+        request = self._request("GET", resource.path(namespace), query=query, accept=accept, timeout=timeout)
+        async with request as answer:
             yield read_events(answer)
 
     async def read(self, resource: Resource, namespace: str, name: str, *, seconds: float = CALL_SECONDS) -> Json:
@@ -309,10 +318,13 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         content_type: str = PLAIN_JSON,
+        accept: str = PLAIN_JSON,
         seconds: float = CALL_SECONDS,
     ) -> Json:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
-        request = self._request(method, path, query=query, body=body, content_type=content_type, timeout=timeout)
+        request = self._request(
+            method, path, query=query, body=body, content_type=content_type, accept=accept, timeout=timeout
+        )
         async with request as answer:
             content = await answer.read()
         return read_object(content, f"{method} {path}")
@@ -327,8 +339,9 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         content_type: str = PLAIN_JSON,
+        accept: str = PLAIN_JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Accept": PLAIN_JSON, "User-Agent": f"meshwright/{__version__}"}
+        headers = {"Accept": accept, "User-Agent": f"meshwright/{__version__}"}
         if body is not None:
             headers["Content-Type"] = content_type
         await self._api.update_params_for_auth(headers, [], ["BearerToken"])
@@ -371,5 +384,8 @@ async def connect(kubeconfig: str | None = None, context: str | None = None) -> 
             )
     except (kube_config.ConfigException, OSError) as error:
         raise ConnectionError(f"no way to an API server: {error}") from error
+    except (TypeError, AttributeError, yaml.YAMLError) as error:
+        # A file that is empty, or is something else, fails in its reader.
+        raise ConnectionError(f"no way to an API server: {kubeconfig or 'the kubeconfig'} is no kubeconfig") from error
     configuration.host = configuration.host.rstrip("/")
     return Client(configuration)

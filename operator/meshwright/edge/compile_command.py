@@ -12,9 +12,10 @@ from typing import TextIO
 import yaml
 
 from meshwright.edge.catalog import Catalog, say_unread, sort_manifests
+from meshwright.edge.foreign import find_foreign
 from meshwright.edge.manifests import Manifest, Reading, UnreadableError, list_files, read_files
 from meshwright.edge.offline import fill_in_addresses, make_slices, read_pod
-from meshwright.edge.offline_inbound import find_inbound
+from meshwright.edge.offline_inbound import find_inbound, find_workload
 from meshwright.edge.terminal import Paint, Terminal, open_terminal
 from meshwright.edge.units import read_unit
 from meshwright.emit.proxy import assemble, flatten
@@ -23,6 +24,7 @@ from meshwright.link.ports import declare_opaque
 from meshwright.model.config import Config
 from meshwright.model.desired import Desired, Json, RouteStatus, Status
 from meshwright.model.inbound import ServerPolicy
+from meshwright.model.policy import MeshTlsAuthentication, ServerAuthorization
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, OutboundUnit, Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref
@@ -84,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
         _write_objects(_outputs(compilation, with_status=args.status), args.output, sys.stdout)
     else:
         _write_proxy(args.proxy, catalog, compilation, args.out, terminal)
+        if find_workload(args.proxy, catalog, compilation.parsed) is None:
+            what = f"{args.proxy.namespace}/{args.proxy.name} is no workload of these manifests"
+            terminal.say(terminal.paint(f"note: {what}: no Server selects it, its namespace's policy holds", Paint.DIM))
     unreadable = (*reading.unreadable, *catalog.unreadable)
     report_unreadable(unreadable, terminal)
     count = report_problems(catalog, compilation.desired.problems, terminal)
@@ -109,8 +114,20 @@ def _notes(catalog: Catalog, compilation: "Compilation", reading: Reading) -> It
     }
     if any(problem.reason in missing for problems in compilation.desired.problems.values() for problem in problems):
         yield "only what is in these files exists here; name the folders with the Services, too"
+    trust = Config().trust
+    if foreign := find_foreign(_list_identities(compilation.parsed.values()), trust):
+        yield (
+            f"identities that end in {', '.join(foreign)} are those of another mesh; here they end in {trust.suffix} "
+            "(the control plane's namespace, the trust domain). ServiceAccounts and identityRefs need no such end"
+        )
     if unread := say_unread(catalog.unread, reading.skipped):
         yield unread
+
+
+def _list_identities(values: Iterable[Parsed]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, MeshTlsAuthentication | ServerAuthorization):
+            yield from value.identities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

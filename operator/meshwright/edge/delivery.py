@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``meshwright xds``; each can be set in the environment as ``MESHWRIGHT_<FLAG>``."""
     add = make_add(parser)
     add("--kubeconfig", "", "file that says where the API server is; in a cluster none is needed", metavar="FILE")
-    add("--host", "0.0.0.0", "where to listen for proxies")
+    add("--host", "", "where to listen for proxies; none: on every address")
     add("--port", "15010", "port for proxies, gRPC", type=int)
     add("--metrics-port", "15014", "port of /metrics, /healthz, /readyz", type=int)
     parser.add_argument(
@@ -277,7 +277,7 @@ async def _serve_when_known(
                     handshakes=mesh.handshakes,
                 )
             )
-        log.info("all known; serving proxies at %s:%d", host, bound)
+        log.info("all known; serving proxies at %s:%d", host or "*", bound)
         ready.set()
         await asyncio.Event().wait()
 

@@ -9,16 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from meshwright.edge.access.answer import LET_IN, Answer, answer, make_report, say_answer
-from meshwright.edge.access.asked import (
-    METHODS,
-    AskedError,
-    Question,
-    find_asker,
-    find_target,
-    make_request,
-    read_header,
-)
+from meshwright.edge.access.asked import METHODS, Question, find_asker, make_request, read_header
 from meshwright.edge.access.live import list_all, read_defaults
+from meshwright.edge.access.targets import AskedError, find_target
 from meshwright.edge.access.world import World, make_world
 from meshwright.edge.client import ApiError, Unreachable, connect
 from meshwright.edge.compile_command import report_unreadable
@@ -40,7 +33,8 @@ who calls (--from):
   192.0.2.7                   somebody without an identity
   sa/shop/client@192.0.2.7    an identity, and where it calls from
 
-what is called (--to): shop/web:8080, or shop/web:http by the name of its port
+what is called (--to): shop/web:8080, or shop/web:http by the name of its port; the port is the workload's own, not its
+Service's. Where no workload is called so, a Service may be, with a port of its own.
 
 what it says: GET / if nothing is said; else --method, --path (a query counts), --host and --header, or --grpc, or --tcp
 for anything that is not HTTP.
@@ -52,7 +46,7 @@ limits are not looked at, and what filters do to a request neither.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the one topic and its flags."""
-    topics = parser.add_subparsers(dest="topic", metavar="TOPIC", required=True)
+    topics = parser.add_subparsers(dest="topic", metavar="access", required=True)
     access = topics.add_parser(
         "access",
         help="may this caller do that, who says so, and why nobody else does",
@@ -89,7 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exit status",
         "0: allowed, or let in by audit. 1: denied, not found or refused. 2: bad usage, or something cannot be read.",
     )
-    access.set_defaults(usage_error=access.error)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,8 +120,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             found = asyncio.run(_ask_cluster(args))
     except AskedError as error:
-        args.usage_error(str(error))
-    except (ApiError, Unreachable) as error:
+        errors.say(f"meshwright explain access: {error}")
+        return UNANSWERED
+    except (ApiError, Unreachable, ConnectionError) as error:
         errors.say(f"the cluster does not say: {error}")
         return UNANSWERED
     if found is None:
@@ -157,19 +151,25 @@ def read_world(paths: list[Path], config: Config, namespace: Namespace, errors: 
 
 
 def _ask(args: argparse.Namespace, world: World) -> Answer:
-    place, port = find_target(args.to, world)
+    target = find_target(args.to, world)
     request = make_request(
         method=args.method, path=args.path, host=args.host, headers=args.header, grpc=args.grpc, tcp=args.tcp
     )
-    return answer(Question(asker=find_asker(args.asker, world), place=place, port=port, request=request), world)
+    asker = find_asker(args.asker, world)
+    question = Question(asker=asker, place=target.place, port=target.port, request=request, notes=target.notes)
+    return answer(question, world)
 
 
 async def _ask_cluster(args: argparse.Namespace) -> Answer:
     config, notes = read_config(args), []
-    namespaces = {text.partition("/")[0] for text in (args.to, args.asker) if "/" in text and "://" not in text}
+    namespaces = {
+        text.removeprefix("sa/").partition("/")[0]
+        for text in (args.to, args.asker)
+        if "/" in text and "://" not in text
+    }
     async with await connect(args.kubeconfig, args.context) as client:
         installed = await read_defaults(client, config)
-        raws = await list_all(client, namespaces - {"sa"})
+        raws = await list_all(client, namespaces)
     if installed is None:
         notes.append("the installation does not say what holds where no Server does; taken is what the flags say")
     found = _ask(args, make_world(raws, installed or config, Namespace(args.namespace), is_live=True))

@@ -1,5 +1,6 @@
 """Answers about the process: is it alive, is it ready, what has it counted."""
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -31,9 +32,22 @@ def _verdict(found: list[str], status: int) -> web.Response:
     return web.Response(status=status if found else 200, text="\n".join(found or ["ok"]) + "\n")
 
 
+def listen(host: str, port: int, *, backlog: int = 128) -> socket.socket:
+    """Return a socket that listens at ``host``; where that is ``""``, at every address, of both families if there are.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    if not host:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::")
+
+
 @asynccontextmanager
 async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serve ``app`` for as long as the context lasts; gives the port, which is a free one when ``port`` is 0.
+    """Serve ``app`` for as long as the context lasts; gives the port, which is a free one when ``port`` is 0. ``host``:
+    as for `listen`.
 
     Raises:
         OSError: the port is taken.
@@ -41,7 +55,7 @@ async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[i
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.SockSite(runner, listen(host, port))
         await site.start()
         yield int(runner.addresses[0][1])
     finally:

@@ -91,7 +91,7 @@ class Identity:
             OSError: the address cannot be bound.
         """
         async with serve_signing(self._server, self._leaf, host, self._options.signing_port) as port:
-            log.info("signing at %s:%d", host, port)
+            log.info("signing at %s:%d", host or "*", port)
             yield port
 
     def _changed(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshwright import __version__
-from meshwright.edge.flags import make_add
+from meshwright.edge.flags import add_switch, make_add
 from meshwright.edge.policy_flags import add_follows_namespace
 from meshwright.model.identity import TrustDomain
 from meshwright.model.injection import InjectionSettings
@@ -32,6 +32,12 @@ def add_injection_flags(parser: argparse.ArgumentParser) -> None:
     add("--excluded-namespaces", _EXCLUDED, "namespaces where no pod gets a proxy, with commas")
     add("--redirect-mode", "auto", "which iptables the pods' nodes have", choices=("auto", "nft", "legacy"))
     add_follows_namespace(parser)
+    add_switch(
+        parser,
+        "--scrape-annotations",
+        "pods get annotations by which Prometheus finds their proxies' metrics, unless they have prometheus.io/* "
+        "of their own",
+    )
 
 
 def read_injection_settings(args: argparse.Namespace) -> InjectionSettings:
@@ -51,6 +57,7 @@ def read_injection_settings(args: argparse.Namespace) -> InjectionSettings:
         excluded=tuple(Namespace(name.strip()) for name in args.excluded_namespaces.split(",") if name.strip()),
         redirect_mode=args.redirect_mode,
         follows_namespace=args.default_inbound_follows_namespace,
+        has_scrape_annotations=args.scrape_annotations,
     )
 
 

@@ -19,6 +19,8 @@ __all__ = ["Manifest", "Place", "Reading", "UnreadableError", "list_files", "rea
 SUFFIXES = (".yaml", ".yml", ".json")
 CHART = "Chart.yaml"
 STDIN = Path("-")
+_CASES = {"manifests", "cases"}
+"""What a file for `meshwright policy test` consists of. It may stand beside the manifests that it is about."""
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
 
@@ -148,7 +150,7 @@ def read_text(text: str, file: str, known: Mapping[str, Piece] | None = None) ->
         pieces[piece.text] = piece
         for number, (raw, line) in enumerate(piece.documents):
             place = Place(file, begin + line)
-            if raw is None:
+            if raw is None or (isinstance(raw, dict) and raw.keys() == _CASES):
                 continue
             if isinstance(raw, list) or (isinstance(raw, dict) and not raw.keys() & {"apiVersion", "kind", "metadata"}):
                 skipped.append(place)

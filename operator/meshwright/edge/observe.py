@@ -4,16 +4,19 @@ Logs say who, what and when, but only so many lines a second are written; counte
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from meshwright.edge.access.live import list_kind
 from meshwright.edge.check.samples import read_samples
 from meshwright.edge.client import ApiError, Client, Json, Unreachable
 from meshwright.edge.resources import RESOURCES
 from meshwright.model.identity import TrustDomain
 from meshwright.model.observed import Counted, Observed
 from meshwright.model.pod import PROXY_CONTAINER, Pod
-from meshwright.model.ref import Kind
+from meshwright.model.ref import Kind, Ref
+from meshwright.model.snapshot import Parsed
+from meshwright.parse.kinds import parse_object, ref_of
 from meshwright.parse.observed import COUNTERS, parse_counter, parse_line
 from meshwright.parse.pod import parse_pod
 
@@ -21,17 +24,20 @@ _AT_ONCE = 8
 _SECONDS = 30.0
 _ADMIN_PORT = 4191
 _PREFIX = "envoy_"
+_POLICY = (Kind.SERVER, Kind.AUTHORIZATION_POLICY, Kind.MESH_TLS_AUTHENTICATION)
 _MOST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
-    """``pods``: all that were listed, meshed or not. ``silent``: meshed pods that could not be asked, and why."""
+    """``pods``: all that were listed, meshed or not. ``silent``: meshed pods that could not be asked, and why.
+    ``stored``: the policy objects there are, where they were asked for."""
 
     pods: tuple[Pod, ...] = ()
     seen: tuple[Observed, ...] = ()
     counted: tuple[Counted, ...] = ()
     silent: tuple[tuple[Pod, str], ...] = ()
+    stored: Mapping[Ref, Parsed] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -90,6 +96,17 @@ async def observe(
         counted=tuple(sorted(gathered.counted, key=lambda each: (each.called, str(each.client), each.by, each.pod))),
         silent=tuple(sorted(gathered.silent, key=lambda each: each[0].ref)),
     )
+
+
+async def list_policy(client: Client, namespace: str) -> dict[Ref, Parsed]:
+    """Return the Servers of ``namespace``, who may call them, and by what; none of a kind that the cluster does not
+    have.
+
+    Raises:
+        ApiError, Unreachable: the cluster does not say.
+    """
+    raws = [raw for kind in _POLICY for raw in await list_kind(client, kind, namespace)]
+    return {ref: value for raw in raws if (ref := ref_of(raw)) and (value := parse_object(raw))}
 
 
 async def _fetch_log(client: Client, pod: Pod, since_seconds: int) -> bytes:

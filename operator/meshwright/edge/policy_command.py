@@ -8,7 +8,7 @@ from meshwright.edge.access import suite_command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verbs and their flags."""
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="test|generate", required=True)
     test = verbs.add_parser(
         "test",
         help="is everybody let in, and kept out, who is expected to be? no cluster needed",

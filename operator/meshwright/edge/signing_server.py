@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from meshwright.edge.client import Client
 from meshwright.edge.clock import utc_now
+from meshwright.edge.http import listen
 from meshwright.edge.identity_metrics import IdentityMetrics
 from meshwright.edge.issuer import NoIssuer, Signer
 from meshwright.edge.leaves import BadCsr, read_csr
@@ -243,11 +244,11 @@ async def serve_signing(
     server: SigningServer, leaf: ServingLeaf, host: str, port: int, *, seconds: float = _CONNECTION_SECONDS
 ) -> AsyncIterator[int]:
     """Serve while the context lasts, and yield the port. A connection that lasts longer than ``seconds`` is cut.
+    ``host``: ``""`` for every address.
 
     Raises:
         OSError: the address cannot be bound.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     runner = web.AppRunner(
         server.make_app(),
         access_log=None,
@@ -256,7 +257,7 @@ async def serve_signing(
         handler_cancellation=True,
         shutdown_timeout=5.0,
     )
-    with socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::") as listener:
+    with listen(host, port, backlog=_BACKLOG) as listener:
         listener.setblocking(False)
         await runner.setup()
         assert runner.server is not None

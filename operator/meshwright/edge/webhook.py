@@ -230,7 +230,7 @@ async def admit(
         return _find_missing(webhook, namespaces)
 
     app = make_app(render=lambda: generate_latest(webhook.registry), faults=list, not_ready=not_ready)
-    async with asyncio.TaskGroup() as tasks, serving(app, host or "0.0.0.0", metrics_port):
+    async with asyncio.TaskGroup() as tasks, serving(app, host or "", metrics_port):
         running = [
             tasks.create_task(namespaces.run()),
             tasks.create_task(secret.run()),

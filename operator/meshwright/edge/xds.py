@@ -197,9 +197,9 @@ async def serve_hub(
 ) -> AsyncIterator[int]:
     """Serve ``hub`` while the context lasts, and yield the port (another than ``port`` only when that is 0).
 
-    ``credentials`` ``None``: without TLS. ``handshakes``: those begun with the credentials, if they are counted.
-    ``gate`` ``None``: proxies are who they say they are. At the end nobody new is let in, streams are closed in good
-    order within ``drain`` seconds, and ``grace`` seconds later what is left is cut.
+    ``host``: ``""`` for every address. ``credentials`` ``None``: without TLS. ``handshakes``: those begun with the
+    credentials, if they are counted. ``gate`` ``None``: proxies are who they say they are. At the end nobody new is let
+    in, streams are closed in good order within ``drain`` seconds, and ``grace`` seconds later what is left is cut.
 
     Raises:
         OSError: the address cannot be bound.
@@ -211,7 +211,8 @@ async def serve_hub(
         service.delta, request_deserializer=DeltaDiscoveryRequest.FromString, response_serializer=None
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # gRPC takes [::] for every address, also where there is no IPv6.
+    address = f"[{host or '::'}]:{port}" if ":" in host or not host else f"{host}:{port}"
     try:
         if credentials is None:
             bound = server.add_insecure_port(address)

@@ -214,7 +214,8 @@ def _read_target(raw: object, own: Namespace, faults: list[Problem]) -> Ref | No
     if kind is None:
         legal = ", ".join(kind.value for kind in _TARGETS)
         message = f"found {quote(reference.words)}, which cannot be a target; write one of {legal}"
-        faults.append(Problem(f"{field}.kind", Reason.INVALID_KIND, message))
+        fault = reference.find_group_fault(_TARGETS, field)
+        faults.append(fault or Problem(f"{field}.kind", Reason.INVALID_KIND, message))
         return None
     if reference.namespace not in (None, own):
         message = f"found {quote(reference.namespace)}; leave it out, a target is in the policy's own namespace"
@@ -252,7 +253,8 @@ def _read_required(
         else:
             legal = ", ".join((*(kind.value for kind in _AUTHENTICATIONS), SERVICE_ACCOUNT))
             message = f"found {quote(reference.words)}, which proves nothing; write one of {legal}"
-            faults.append(Problem(f"{where}.kind", Reason.INVALID_KIND, message))
+            fault = reference.find_group_fault(_AUTHENTICATIONS, where)
+            faults.append(fault or Problem(f"{where}.kind", Reason.INVALID_KIND, message))
             continue
         is_network = kind is Kind.NETWORK_AUTHENTICATION
         if is_network in first:

@@ -63,7 +63,8 @@ def parse_rate_limit(metadata: Metadata, raw: dict[str, Any]) -> RateLimitPolicy
     own = metadata.ref.namespace
     if target.find((Kind.SERVER,)) is None:
         message = f"found {quote(target.words)}, which has no rate limits; write {Kind.SERVER.value}"
-        faults.append(Problem("spec.targetRef.kind", Reason.INVALID_KIND, message))
+        fault = target.find_group_fault((Kind.SERVER,), "spec.targetRef")
+        faults.append(fault or Problem("spec.targetRef.kind", Reason.INVALID_KIND, message))
     if target.namespace not in (None, own):
         message = f"found {quote(target.namespace)}; leave it out, the Server is in the policy's own namespace"
         faults.append(Problem("spec.targetRef.namespace", _INVALID, message))

@@ -39,6 +39,16 @@ class Reference:
         words = self.words.lower()
         return next((kind for kind in kinds if kind.value.lower() == words), None)
 
+    def find_group_fault(self, kinds: Iterable[Kind], field: str) -> Problem | None:
+        """Return that the group alone is not that of one of ``kinds``, which people leave out above all; ``None`` when
+        the kind is another one, too. ``field``: of the reference."""
+        alike = [kind for kind in kinds if kind.group and kind.word.lower() == self.kind.lower()]
+        if not alike or self.find(alike) is not None:
+            return None
+        found = f"found {quote(self.group)}" if self.group else "it is missing"
+        legal = " or ".join(dict.fromkeys(kind.group for kind in alike))
+        return Problem(f"{field}.group", Reason.INVALID_KIND, f"{found}; write {legal}, the group of {alike[0].word}")
+
     @property
     def is_account(self) -> bool:
         return self.words.lower() == SERVICE_ACCOUNT.lower()

@@ -133,3 +133,60 @@ def test_the_installation_can_be_said(folder: Path) -> None:
     words = ("--from", "10.0.0.1", "--to", "shop/web:9090")
     assert ask(folder, *words) == 0
     assert ask(folder, *words, "--default-inbound-policy", "deny") == 1
+
+
+def test_names_of_another_mesh_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"identities": ["clients.shop.serviceaccount.identity.linkerd.cluster.local"]}
+    authentication = {
+        "apiVersion": "policy.linkerd.io/v1alpha1",
+        "kind": "MeshTLSAuthentication",
+        "metadata": {"name": "clients", "namespace": "shop"},
+        "spec": known,
+    }
+    required = {"group": "policy.linkerd.io", "kind": "MeshTLSAuthentication", "name": "clients"}
+    (folder / "all.yaml").write_text(
+        yaml.safe_dump_all((SERVER, POD, CLIENT, authentication, policy("clients", WEB, required)))
+    )
+    words = ("--from", "shop/client", "--to", "shop/web:8080")
+    assert ask(folder, *words) == 1
+    assert (
+        "names that end in serviceaccount.identity.linkerd.cluster.local are those of another mesh: "
+        "here they end in serviceaccount.identity.meshwright.cluster.local"
+    ) in capsys.readouterr().out
+    assert ask(folder, *words, "--control-plane-namespace", "linkerd") == 0
+
+
+def test_a_service_is_its_workloads_port(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "front", "namespace": "shop"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
+    }
+    (folder / "service.yaml").write_text(yaml.safe_dump(service))
+    assert ask(folder, "--from", "shop/client", "--to", "shop/front:80") == 0
+    assert "note: Service shop/front, port 80, goes to port 8080 of Pod shop/web" in capsys.readouterr().out
+    assert ask(folder, "--from", "shop/front", "--to", "shop/web:http") == 2
+    assert "Service shop/front is no workload, and calls nobody; behind it is shop/web" in capsys.readouterr().err
+
+
+def test_without_a_cluster_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "missing"
+    words = ["explain", "access", "--kubeconfig", str(file), "--from", "shop/web", "--to", "shop/web:80"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("the cluster does not say: no way to an API server")
+
+
+@pytest.mark.parametrize(
+    ("asker", "note"),
+    [
+        ("sa/shop/cleints", "no workload that is known runs as ServiceAccount shop/cleints, but as clients, default"),
+        ("sa/shop/clients", ""),
+        ("sa/elsewhere/any", ""),
+    ],
+)
+def test_an_account_that_nobody_runs_as_is_doubted(
+    folder: Path, capsys: pytest.CaptureFixture[str], asker: str, note: str
+) -> None:
+    ask(folder, "--from", f"{asker}@10.0.0.9", "--to", "shop/web:8080", "-o", "json")
+    assert json.loads(capsys.readouterr().out)["notes"] == ([note] if note else [])

@@ -65,7 +65,11 @@ async def test_it_asks_the_cluster(tmp_path: Path, capsys: pytest.CaptureFixture
         defaults = emit_defaults_unit(Config(policy=PolicyDefaults(access=AccessPolicy.DENY)))
         server.cluster.put(RESOURCES[Kind.CONFIG_MAP], defaults)
         status, report = await ask(server, tmp_path, capsys, "--from", "shop/client", "--to", "shop/web:9000")
-        assert (status, report["default"], report["notes"]) == (1, "deny", [])
+        assert (status, report["default"], report["notes"]) == (
+            1,
+            "deny",
+            ["Pod shop/web declares no port 9000, but 8080 (http)"],
+        )
 
 
 async def test_a_cluster_that_does_not_answer_is_no_denial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

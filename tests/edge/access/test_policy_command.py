@@ -64,7 +64,7 @@ cases:
         "    AuthorizationPolicy shop/missing: NetworkAuthentication shop/office does not exist\n"
         "× shop/nobody to shop/web:8080: GET /\n"
         f"    {file}:8: expected denied, but there is no Pod, Deployment or the like, or ExternalWorkload shop/nobody; "
-        "did you mean shop/web?\n"
+        "in that namespace there is shop/client, shop/web\n"
         "× 0 of 3 cases as expected\n"
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from meshwright.edge.access.asked import Question, say_request
 from meshwright.edge.access.world import World
 from meshwright.edge.check.show import DOUBTED, FAILED, PASSED
+from meshwright.edge.foreign import find_foreign
 from meshwright.edge.terminal import Paint, Terminal
 from meshwright.link.bystanders import find_bystanders, find_equals, find_void, why_not_governing
 from meshwright.link.decide import decide, find_governed, is_http
@@ -18,6 +19,8 @@ from meshwright.model.ref import Kind, Ref
 from meshwright.model.request import Decision, Missed, Outcome
 from meshwright.model.snapshot import Broken
 from meshwright.model.units import Namespace
+
+_MOST_BYSTANDERS = 10
 
 LET_IN = (Outcome.ALLOWED, Outcome.AUDITED)
 
@@ -63,7 +66,7 @@ def answer(question: Question, world: World) -> Answer:
         void=find_void(decision, linked),
         bystanders=find_bystanders(decision, workload, governed, world.servers, world.objects),
         rivals=tuple(sorted(rivals)),
-        notes=(*question.asker.notes, *_find_notes(question, governed, decision, world)),
+        notes=(*question.asker.notes, *question.notes, *_find_notes(question, governed, decision, world)),
     )
 
 
@@ -79,6 +82,12 @@ def _find_notes(question: Question, governed: GovernedPort, decision: Decision, 
     if decision.outcome is Outcome.REFUSED and governed.policy is not None:
         protocol = governed.policy.protocol.value
         yield f"Server {governed.policy.server.name} takes {protocol} only, and closes what is not"
+    if decision.by is None and (foreign := _find_foreign(question, governed, decision, world)):
+        yield (
+            f"names that end in {', '.join(foreign)} are those of another mesh: here they end in "
+            f"{world.config.trust.suffix} (the control plane's namespace, the trust domain); ServiceAccounts and "
+            "identityRefs need no such end"
+        )
     for ref, value in sorted(world.objects.items()):
         if isinstance(value, Broken) and ref.kind is Kind.SERVER and ref.namespace == workload.ref.namespace:
             yield f"{ref} cannot be read, and holds no port{_write_first(value.problems)}"
@@ -86,6 +95,16 @@ def _find_notes(question: Question, governed: GovernedPort, decision: Decision, 
         routes = sorted({rule.route for rule in governed.policy.rules})
         names = ", ".join(f"{route.kind.word} {route.name}" for route in routes)
         yield f"only attached routes serve: {names or 'none of them has a rule that can be used'}"
+
+
+def _find_foreign(question: Question, governed: GovernedPort, decision: Decision, world: World) -> list[str]:
+    """Return what names end in that look like those of a workload, and are none of this mesh, where the caller's is."""
+    trust, policy = world.config.trust, governed.policy
+    if policy is None or trust.read_dns(question.asker.caller.dns) is None:
+        return []
+    rules = [rule.authorizations for rule in policy.rules if rule.route == decision.route]
+    asked = [each for some in (policy.authorizations, *rules) for each in some]
+    return find_foreign([name for each in asked for name in (*each.exact, *each.suffixes)], trust)
 
 
 def say_answer(found: Answer, terminal: Terminal) -> None:
@@ -101,9 +120,10 @@ def say_answer(found: Answer, terminal: Terminal) -> None:
     if misses:
         _say_section(terminal, "did not let it in" if decision.by else "do not let it in", misses, FAILED)
     if found.bystanders:
-        _say_section(
-            terminal, f"for something else in namespace {question.place.workload.ref.namespace}", found.bystanders, "·"
-        )
+        title = f"for something else in namespace {question.place.workload.ref.namespace}"
+        _say_section(terminal, title, found.bystanders[:_MOST_BYSTANDERS], "·")
+        if (more := len(found.bystanders) - _MOST_BYSTANDERS) > 0:
+            terminal.say(f"  · … and {more} more: -o json has them all")
     for note in found.notes:
         terminal.say(terminal.paint(f"note: {note}", Paint.DIM))
 
@@ -125,6 +145,8 @@ def _say_governing(found: Answer) -> Iterator[tuple[str, str]]:
         yield "by", say_source(decision.by)
     if found.equals:
         yield "also by", ", ".join(map(say_source, found.equals))
+    if decision.outcome is Outcome.DENIED and not (decision.missed or found.void):
+        yield "by", "nobody: no authorization is for this"
     if decision.outcome is Outcome.AUDITED:
         yield "by", "nobody: the policy is audit, which lets in and writes down"
 

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 
+from meshwright.edge.access.targets import AskedError, find_place, find_target
 from meshwright.edge.access.world import Place, World
-from meshwright.link.govern import find_ports
 from meshwright.link.paths import normalize_path
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.pod import Pod
@@ -16,12 +15,12 @@ from meshwright.model.units import Namespace, Port
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 GRPC_TYPE = ("content-type", "application/grpc")
+_USER = "system:serviceaccount:"
+"""What the API server calls ServiceAccounts before NAMESPACE:NAME."""
+
+_FEW = 3
 _CALL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-
-
-class AskedError(Exception):
-    """A question that cannot be answered. The text says what to write instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +34,13 @@ class Asker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """An attempt. ``request`` ``None``: a connection that is not HTTP."""
+    """An attempt. ``request`` ``None``: a connection that is not HTTP. ``notes``: what was assumed of the target."""
 
     asker: Asker
     place: Place
     port: Port
     request: Request | None
+    notes: tuple[str, ...] = ()
 
 
 def find_asker(text: str, world: World) -> Asker:
@@ -67,6 +67,11 @@ def find_asker(text: str, world: World) -> Asker:
         account = _read_account(who)
         dns, uri = world.config.trust.dns(account), world.config.trust.uri(account)
         shown = f"ServiceAccount {account}"
+        if (runs := _list_accounts(account.namespace, world)) and account.name not in runs:
+            notes.append(f"no workload that is known runs as {shown}, but as {', '.join(sorted(runs)[:_FEW])}")
+    elif who.startswith(_USER):
+        account = _read_account(f"sa/{who.removeprefix(_USER).replace(':', '/')}")
+        raise AskedError(f"found {who!r}; write that ServiceAccount as sa/{account}")
     elif "/" in who:
         place = find_place(who, world)
         dns, uri, own = _describe(place, world, notes)
@@ -82,47 +87,6 @@ def find_asker(text: str, world: World) -> Asker:
         notes.append(f"the caller's address is taken to be {own}, as of the cluster; say another one with @ADDRESS")
     caller = Caller(address=address or own, dns=dns, uri=uri, has_tls=bool(dns or uri))
     return Asker(caller=caller, text=shown or "somebody without an identity", notes=tuple(notes))
-
-
-def find_place(text: str, world: World) -> Place:
-    """Return the workload ``NS/NAME``.
-
-    Raises:
-        AskedError: there is none.
-    """
-    namespace, slash, name = text.partition("/")
-    if not (namespace and slash and name) or "/" in name:
-        raise AskedError(f"found {text!r}; write NAMESPACE/NAME of a pod, what makes pods, or an ExternalWorkload")
-    place = world.places.get((Namespace(namespace), name))
-    if place is None:
-        known = [f"{each}/{other}" for each, other in world.places]
-        near = get_close_matches(text, known, n=1) or sorted(each for each in known if each.startswith(f"{namespace}/"))
-        hint = f"; did you mean {near[0]}?" if near else "; there is no workload in that namespace"
-        raise AskedError(f"there is no Pod, Deployment or the like, or ExternalWorkload {text}{hint}")
-    return place
-
-
-def find_target(text: str, world: World) -> tuple[Place, Port]:
-    """Return the workload and port ``NS/NAME:PORT``; the port may be one's name.
-
-    Raises:
-        AskedError: there is none, or several of that name.
-    """
-    workload, colon, port = text.rpartition(":")
-    if not colon:
-        raise AskedError(f"found {text!r}; write NAMESPACE/NAME:PORT, such as shop/web:8080")
-    place = find_place(workload, world)
-    if port.isascii() and port.isdecimal():
-        if not (len(port) <= 5 and 0 < int(port) < 65536):
-            raise AskedError(f"found port {port}; write one from 1 to 65535")
-        return place, Port(int(port))
-    found = find_ports(port, place.workload)
-    if not found:
-        raise AskedError(f"{place} declares no TCP port named {port!r}; write its number")
-    if len(found) > 1:
-        numbers = ", ".join(map(str, found))
-        raise AskedError(f"{port!r} names several ports of {place}; write one of {numbers}")
-    return place, found[0]
 
 
 def make_request(
@@ -219,6 +183,14 @@ def _read_account(text: str) -> ServiceAccount:
             raise AskedError(f"found {text!r}; write a ServiceAccount as sa/NAMESPACE/NAME")
 
 
+def _list_accounts(namespace: Namespace, world: World) -> set[str]:
+    return {
+        place.workload.account.name
+        for place in world.places.values()
+        if isinstance(place.workload, Pod) and place.workload.account.namespace == namespace
+    }
+
+
 def _is_address(text: str) -> bool:
     try:
         ip_address(text)
@@ -233,7 +205,7 @@ def read_question(raw: Mapping[str, object], world: World) -> Question:
     Raises:
         AskedError: it cannot be answered.
     """
-    place, port = find_target(str(raw["to"]), world)
+    target = find_target(str(raw["to"]), world)
     headers = raw.get("headers")
     pairs = [(str(name), str(value)) for name, value in headers.items()] if isinstance(headers, dict) else headers or ()
 
@@ -248,4 +220,5 @@ def read_question(raw: Mapping[str, object], world: World) -> Question:
         grpc=said("grpc"),
         tcp=bool(raw.get("tcp")),
     )
-    return Question(asker=find_asker(str(raw["from"]), world), place=place, port=port, request=request)
+    asker = find_asker(str(raw["from"]), world)
+    return Question(asker=asker, place=target.place, port=target.port, request=request, notes=target.notes)

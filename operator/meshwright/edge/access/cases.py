@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.edge.access.answer import LET_IN, Answer, answer, say_source
-from meshwright.edge.access.asked import METHODS, AskedError, read_question
+from meshwright.edge.access.asked import METHODS, read_question
+from meshwright.edge.access.targets import AskedError
 from meshwright.edge.access.world import World
 from meshwright.edge.documents import Piece, Place, UnreadableError, read_pieces, word_of
 from meshwright.edge.manifests import Manifest

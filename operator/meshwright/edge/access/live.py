@@ -28,14 +28,16 @@ _ASKED = (
 
 
 async def list_all(client: Client, namespaces: Iterable[str]) -> list[Json]:
-    """Return all objects that decide, of all namespaces, and the pods of ``namespaces``. A kind that the cluster does
-    not have has none.
+    """Return all objects that decide, of all namespaces, and the pods and Services of ``namespaces``. A kind that
+    the cluster does not have has none.
 
     Raises:
         ApiError, Unreachable: the cluster does not say.
     """
-    lists = [_list_kind(client, kind) for kind in _ASKED]
-    lists += [_list_kind(client, Kind.POD, namespace) for namespace in sorted(set(namespaces))]
+    lists = [list_kind(client, kind) for kind in _ASKED]
+    lists += [
+        list_kind(client, kind, namespace) for kind in (Kind.POD, Kind.SERVICE) for namespace in sorted(set(namespaces))
+    ]
     return [raw for found in await asyncio.gather(*lists) for raw in found]
 
 
@@ -55,7 +57,12 @@ async def read_defaults(client: Client, config: Config) -> Config | None:
     return None if isinstance(found, Problem) else replace(config, policy=found)
 
 
-async def _list_kind(client: Client, kind: Kind, namespace: str = "") -> list[Json]:
+async def list_kind(client: Client, kind: Kind, namespace: str = "") -> list[Json]:
+    """Return all objects of a kind, in the first of its versions that is served; none when there is no such kind.
+
+    Raises:
+        ApiError, Unreachable: the cluster does not say.
+    """
     for resource in VERSIONS[kind]:
         items: list[Json] = []
         token = ""

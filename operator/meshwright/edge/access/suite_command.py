@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             met, missed = met + outturn.is_met, missed + (not outturn.is_met)
             if not (args.quiet and outturn.is_met):
                 _say(outturn, terminal)
+    if not (met or missed):
+        return UNREADABLE
     mark = terminal.paint(FAILED, Paint.RED) if missed or not is_readable else terminal.paint(PASSED, Paint.GREEN)
     terminal.say(f"{mark} {met} of {met + missed} cases as expected")
     return UNREADABLE if not is_readable else MISSED if missed else MET
@@ -75,6 +77,8 @@ def _read(file: Path) -> tuple[Suite | None, tuple[UnreadableError, ...]]:
         return read_suite(file.read_text(encoding="utf-8"), str(file))
     except UnreadableError as error:
         return None, (error,)
+    except IsADirectoryError:
+        return None, (UnreadableError(Place(str(file), 0), "this is a folder; name the files of cases in it"),)
     except (OSError, UnicodeDecodeError) as error:
         why = "this is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
         return None, (UnreadableError(Place(str(file), 0), why),)

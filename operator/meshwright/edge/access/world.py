@@ -1,6 +1,6 @@
 """Everything that decides who may call whom, read from raw objects: the same for a folder and for a cluster."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,18 +8,17 @@ from meshwright.link.govern import govern
 from meshwright.model.config import Config
 from meshwright.model.desired import Json
 from meshwright.model.inbound import Inbound
+from meshwright.model.injection import find_template
 from meshwright.model.linked_server import LinkedServer
 from meshwright.model.pod import PROXY_CONTAINER, Pod, PortRanges
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.snapshot import Snapshot
-from meshwright.model.units import Namespace
+from meshwright.model.units import Namespace, Port
 from meshwright.model.workload import ExternalWorkload, NamespaceObject
 from meshwright.parse.injection import parse_injection
 from meshwright.parse.kinds import parse_object, ref_of
 from meshwright.parse.pod import parse_pod
 from meshwright.pipeline import Compiler
-
-TEMPLATES = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
 
 Key = tuple[Namespace, str]
 """A workload's namespace and name."""
@@ -28,11 +27,13 @@ Key = tuple[Namespace, str]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Something that calls or is called. ``word``: its kind. ``is_expected``: it stands for pods that will be there,
-    with a proxy, and is not one of them."""
+    with a proxy, and is not one of them. ``declared``: the TCP ports that it says it has, by number, with their names
+    (``""`` for none); it may listen on others, too."""
 
     word: str
     workload: Pod | ExternalWorkload
     is_expected: bool = False
+    declared: tuple[tuple[str, Port], ...] = ()
 
     def __str__(self) -> str:
         ref = self.workload.ref
@@ -76,9 +77,8 @@ def make_world(raws: Iterable[Json], config: Config, namespace: Namespace, *, is
     pods: list[tuple[str, Json]] = []
     for raw in raws:
         named = _named(raw, namespace)
-        word = named.get("kind")
-        if word == "Pod" or word in TEMPLATES:
-            pods.append((str(word), named))
+        if find_template(named) is not None:
+            pods.append((str(named["kind"]), named))
         elif (ref := ref_of(named)) is not None and ref not in objects:
             objects[ref] = parse_object(named)
     compiler = Compiler(config)
@@ -88,7 +88,11 @@ def make_world(raws: Iterable[Json], config: Config, namespace: Namespace, *, is
     pods.sort(key=lambda found: found[0] != "Pod")
     found = [_read_pod(word, raw, objects, config, is_live=is_live) for word, raw in pods]
     found += [
-        Place(word="ExternalWorkload", workload=value)
+        Place(
+            word="ExternalWorkload",
+            workload=value,
+            declared=_sort_ports((each.name, each.port) for each in value.ports),
+        )
         for value in objects.values()
         if isinstance(value, ExternalWorkload)
     ]
@@ -108,16 +112,33 @@ def _named(raw: Json, namespace: Namespace) -> Json:
 
 
 def _read_pod(word: str, raw: Json, objects: Snapshot, config: Config, *, is_live: bool) -> Place:
-    template = raw if word == "Pod" else _part(raw, "spec", "template")
+    template = _part(raw, *(find_template(raw) or ()))
     metadata = _part(template, "metadata") | {key: _part(raw, "metadata").get(key) for key in ("name", "namespace")}
-    if (is_live and word == "Pod") or _has_proxy(_part(template, "spec")):
-        return Place(word=word, workload=parse_pod(template | {"metadata": metadata}), is_expected=word != "Pod")
+    spec = _part(template, "spec")
+    declared = _sort_ports(_declare(spec))
+    if (is_live and word == "Pod") or _has_proxy(spec):
+        pod = parse_pod(template | {"metadata": metadata})
+        return Place(word=word, workload=pod, is_expected=word != "Pod", declared=declared)
     own = objects.get(Ref(Kind.NAMESPACE, Namespace(""), Namespace(str(metadata["namespace"]))))
     inherited = dict(own.annotations) if isinstance(own, NamespaceObject) else {}
     injection = parse_injection(template, inherited, {}, follows_namespace=config.policy.follows_namespace)
     annotations = _part(metadata, "annotations") | dict(injection.carried)
     made = parse_pod(template | {"metadata": metadata | {"annotations": annotations}})
-    return Place(word=word, workload=made, is_expected=True)
+    return Place(word=word, workload=made, is_expected=True, declared=declared)
+
+
+def _declare(spec: Json) -> Iterator[tuple[str, Port]]:
+    for each in (*_list(spec.get("containers")), *_list(spec.get("initContainers"))):
+        if not isinstance(each, dict) or each.get("name") == PROXY_CONTAINER:
+            continue
+        for port in _list(each.get("ports")):
+            match port:
+                case {"containerPort": int(number)} if port.get("protocol", "TCP") == "TCP":
+                    yield str(port.get("name") or ""), Port(number)
+
+
+def _sort_ports(ports: Iterable[tuple[str, Port]]) -> tuple[tuple[str, Port], ...]:
+    return tuple(sorted(ports, key=lambda each: (each[1], each[0])))
 
 
 def _has_proxy(spec: Json) -> bool:
