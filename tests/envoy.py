@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+# Programs are started while gRPC runs: its handlers for forks have killed the child before it became the program.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import aiohttp
 import grpc
 import grpc.aio

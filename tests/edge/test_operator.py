@@ -185,12 +185,13 @@ async def test_nothing_is_deleted_while_a_kind_may_not_be_read(server: ApiServer
 
 
 async def test_most_outputs_go_only_after_a_second_look(server: ApiServer, tmp_path: Path) -> None:
-    open_shop(server, 30)
+    open_shop(server, 70)
     async with operating(server, tmp_path) as running:
-        await server.eventually(lambda: is_done(server, 30))
+        await server.eventually(lambda: is_done(server, 70))
         await rest(server, running)
         lists = server.requests["LIST", "httproutes"]
-        for number in range(25):
+        # More by far than can be under way before there are enough of them to be doubted.
+        for number in range(65):
             server.cluster.remove(ROUTE, "shop", f"r{number}")
         await server.eventually(lambda: len(units(server)) == 5)
         assert server.requests["LIST", "httproutes"] > lists
