@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = {"tests": ("nice", "-n5"), "e2e": ()}
+FOLDERS = {"tests": ("nice", "-n15"), "e2e": ()}
 """What is run, in the order of showing, and how: the unit tests make room for the cluster, whose tests end last."""
 
 

@@ -146,19 +146,6 @@ def bare(manifest: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_byte_connection_is_cut_when_its_permission_is_withdrawn(guarded: Kube) -> None:
-    name = clients_of(guarded, 7000)
-    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
-    running = start(guarded, "client", "hold", ECHO, "--seconds", "90")
-    time.sleep(1)
-    guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
-    seen = end(running)
-    assert seen["at"], seen
-    guarded.apply(bare(manifest))
-    eventually(lambda: tcp(guarded, "client"), until="echo".__eq__)
-
-
-@pytest.mark.slow
 def test_what_is_withdrawn_while_nobody_looks_does_not_outlive_the_next_look(guarded: Kube, mesh: Mesh) -> None:
     name = clients_of(guarded, 8080)
     manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
@@ -229,6 +216,19 @@ def accepted(kube: Kube, name: str) -> tuple[str, str]:
     return condition["status"], condition["reason"]
 
 
+@pytest.fixture(scope="module")
+def withdrawn_bytes(guarded: Kube) -> "tuple[subprocess.Popen[str], str]":
+    """A byte connection whose permission has just been withdrawn, and the manifest to give it back. The proxy takes its
+    time to cut it: meanwhile there is more to test."""
+    name = clients_of(guarded, 7000)
+    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
+    running = start(guarded, "client", "hold", ECHO, "--seconds", "90")
+    time.sleep(1)
+    guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
+    return running, manifest
+
+
+@pytest.mark.usefixtures("withdrawn_bytes")
 def test_a_rate_limit_holds_and_a_second_one_says_that_it_does_not(guarded: Kube) -> None:
     guarded.apply(LIMIT.replace("NAME", "first"))
     eventually(lambda: accepted(guarded, "first"), until=("True", "Accepted").__eq__)
@@ -286,3 +286,15 @@ def test_what_may_come_right_is_stored_with_a_warning(guarded: Kube) -> None:
     done = subprocess.run(command, input=manifest, capture_output=True, text=True, timeout=60, check=True)
     assert f"there is no Server {HERE}/later yet" in done.stderr
     guarded.delete("authorizationpolicy", "early", "-n", HERE)
+
+
+@pytest.mark.slow
+def test_a_byte_connection_is_cut_when_its_permission_is_withdrawn(
+    guarded: Kube, withdrawn_bytes: "tuple[subprocess.Popen[str], str]"
+) -> None:
+    running, manifest = withdrawn_bytes
+    seen = end(running)
+    assert seen["at"], seen
+    assert tcp(guarded, "client") != "echo", "nor is there another one"
+    guarded.apply(bare(manifest))
+    eventually(lambda: tcp(guarded, "client"), until="echo".__eq__)
