@@ -26,6 +26,7 @@ import grpc
 from cryptography import x509
 
 from meshwright.edge.access.world import World
+from meshwright.edge.check.samples import read_samples
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.xds import serve_hub
@@ -40,7 +41,7 @@ from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Millis, Namespace, Port
 from tests.edge.netns import run
-from tests.envoy import Envoy, eventually, run_envoy
+from tests.envoy import Envoy, eventually, fetch, run_envoy
 from tests.pki import Pair, _sign, make_anchor
 from tests.policy.table import Raw, Row, Table
 from tests.policy.tables_at_random import find_table
@@ -77,6 +78,11 @@ class Target:
     def account(self) -> ServiceAccount:
         workload = self.world.places[self.key].workload
         return workload.account if isinstance(workload, Pod) else ServiceAccount(self.key[0], self.key[1])
+
+
+COUNTERS = tuple(
+    f"envoy_inbound_{kind}_authz_{verdict}_total" for kind in ("http", "tcp") for verdict in ("allow", "deny")
+)
 
 
 class Leaves:
@@ -255,7 +261,16 @@ async def observe(target: Target, anchor: Pair, folder: Path, leaves: Leaves) ->
         with contextlib.suppress(AssertionError):
             await eventually(look, lambda lines: len(lines) >= wanted, seconds=3.0)
         await asyncio.sleep(0.15)  # whatever should not be there would be by now
-        return {"rows": seen, "log": await look(), "errors": [x for x in envoy.log().splitlines() if "[critical]" in x]}
+        page = await fetch(envoy.admin_port, "/stats/prometheus")
+        counted = [
+            {"name": each.name, "value": each.value, **each.labels} for each in read_samples(page.text, COUNTERS)
+        ]
+        return {
+            "rows": seen,
+            "log": await look(),
+            "counted": counted,
+            "errors": [x for x in envoy.log().splitlines() if "[critical]" in x],
+        }
 
 
 async def main(files: list[str]) -> None:

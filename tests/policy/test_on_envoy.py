@@ -1,4 +1,4 @@
-"""The table of cases on real Envoys: what callers get, and what is written down of it, are what the table says.
+"""The table of cases on real Envoys: what callers get, and what is written down and counted of it, is what it says.
 
 So it is for random policies, whose table is the slow reference's: ``MESHWRIGHT_ENVOY_WORLDS`` sets how many of them, a
 hundred attempts each.
@@ -63,6 +63,50 @@ def test_the_log_tells_of_denials_and_of_whom_only_audit_lets_in(
             row for row in find_table(file).rows if [row.namespace, row.name] == each["target"] and row.expected.log
         ]
         assert Counter(map(line_of, each["log"])) == Counter(map(expected_line, rows))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_verdict_is_counted_with_who_let_whom_in(seen: Mapping[str, list[dict[str, Any]]], file: str) -> None:
+    for each in seen[file]:
+        rows = [row for row in find_table(file).rows if [row.namespace, row.name] == each["target"]]
+        wanted = Counter(expected_count(row) for row in rows if row.expected.outcome in COUNTED)
+        found = Counter[tuple[object, ...]]()
+        for line in each["counted"]:
+            found[count_of(line)] += int(line["value"])
+        assert found == wanted
+
+
+COUNTED = {"allowed": "allow", "audited": "allow", "denied": "deny"}
+ANYBODY = "default/all-unauthenticated"
+"""Who lets everybody in does not wait for the names of those who send bytes."""
+
+
+def count_of(line: Mapping[str, Any]) -> tuple[object, ...]:
+    is_routed = line.get("route_kind", "default") not in ("", "default")
+    by = line.get("authz", "").removeprefix("~")
+    return (
+        line["name"].split("_")[-2],
+        int(line["srv_port"]),
+        line["srv_kind"],
+        line["srv_name"],
+        line["route_name"] if is_routed else None,
+        by,
+        "" if by == ANYBODY else line.get("client_id", "").removeprefix("-"),
+    )
+
+
+def expected_count(row: Row) -> tuple[object, ...]:
+    expected = row.expected
+    by = {"audited": "default/audit", "denied": ""}.get(expected.outcome, expected.by)
+    return (
+        COUNTED[expected.outcome],
+        row.port,
+        "server" if expected.server else "default",
+        expected.server or expected.default,
+        expected.route or None,
+        by,
+        "" if by == ANYBODY else row.caller["dns"],
+    )
 
 
 def outcome_of(row: Row, answer: str) -> str:
