@@ -15,10 +15,9 @@ from e2e.bench.compile import peak_mib, run_apart
 from e2e.bench.figures import percentile
 from e2e.bench.sizes import Progress
 from e2e.bench.synthetic import POLICIES_PER_SERVER, make_all_guarded, place_server
-from meshwright.emit.inbound_unit import UNIT_KEY
 from meshwright.model.config import Config
 from meshwright.model.ref import Kind, Ref
-from meshwright.model.units import Namespace
+from meshwright.model.units import UNIT_KEY, Namespace
 from meshwright.parse.kinds import parse_object
 from meshwright.pipeline import Compiler
 

@@ -214,7 +214,7 @@ class Supply:
             case TypeUrl.LISTENER:
                 return emit_inbound_listener(self.settings, inbound)
             case TypeUrl.ROUTES if name == INBOUND_ROUTES:
-                return emit_inbound_routes(self.settings, inbound)
+                return emit_inbound_routes(inbound)
             case TypeUrl.TOKEN_BUCKET if name == POLICY_LOG_BUCKET:
                 return emit_bucket(LINES_PER_SECOND)
             case _:

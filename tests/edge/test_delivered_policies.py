@@ -80,7 +80,7 @@ def assert_has(delivery: Delivery, of: Pod, inbound: Inbound) -> None:
     }
     assert made == {
         TypeUrl.LISTENER: emit_inbound_listener(SETTINGS, inbound),
-        TypeUrl.ROUTES: emit_inbound_routes(SETTINGS, inbound),
+        TypeUrl.ROUTES: emit_inbound_routes(inbound),
     }
 
 
@@ -177,7 +177,7 @@ def test_without_identities_everybody_may_until_somebody_says_otherwise() -> Non
     delivery = Delivery(ProxySettings())
     assert delivery.knows_defaults.is_set()
     variant = delivery.variant(TypeUrl.ROUTES, "inbound", Proxy(SHOP, "stranger"))
-    assert delivery.make(TypeUrl.ROUTES, "inbound", variant) == emit_inbound_routes(ProxySettings(), Inbound())
+    assert delivery.make(TypeUrl.ROUTES, "inbound", variant) == emit_inbound_routes(Inbound())
 
 
 def test_a_namespaces_policy_counts_at_once_where_it_is_followed(delivery: Delivery) -> None:
@@ -216,7 +216,7 @@ def test_what_was_made_for_policy_that_nobody_has_any_more_does_not_pile_up(deli
 
 
 def test_what_cannot_be_encoded_lets_in_nobody(delivery: Delivery) -> None:
-    assert delivery.make_fallback(TypeUrl.ROUTES, "inbound") == emit_inbound_routes(SETTINGS, NOBODY)
+    assert delivery.make_fallback(TypeUrl.ROUTES, "inbound") == emit_inbound_routes(NOBODY)
     assert delivery.make_fallback(TypeUrl.LISTENER, "inbound") == emit_inbound_listener(SETTINGS, NOBODY)
     assert Delivery(SETTINGS, listeners={}).make_fallback(TypeUrl.ROUTES, "inbound") is None
 
@@ -226,5 +226,5 @@ def test_what_cannot_be_encoded_lets_in_nobody(delivery: Delivery) -> None:
 def test_a_port_with_a_server_never_falls_to_the_rest_of_the_routes(protocol: ProxyProtocol, is_routed: bool) -> None:
     """Routes and listener come one after the other, and connections outlive their chain: a chain of an earlier or a
     later policy that takes a port's requests must find that port's routes, not those of the rest."""
-    found = emit_inbound_routes(SETTINGS, govern(WEB, [server(protocol=protocol, is_routed=is_routed)], DEFAULTS))
+    found = emit_inbound_routes(govern(WEB, [server(protocol=protocol, is_routed=is_routed)], DEFAULTS))
     assert {domain for host in found["virtual_hosts"] for domain in host["domains"]} == {"80", "*"}

@@ -8,7 +8,6 @@ from meshwright.emit.rate_limit import RATE_LIMIT_FILTER
 from meshwright.emit.rbac import HTTP_RBAC
 from meshwright.model.inbound import Authorization, GovernedPort, Inbound, InboundRule, RateLimit, ServerPolicy, Source
 from meshwright.model.policy import AccessPolicy, ProxyProtocol
-from meshwright.model.proxy import ProxySettings
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Filters, GrpcMatch, HttpMatch, Path, PathMatch, Redirect
 from meshwright.model.selector import Selector
@@ -26,7 +25,7 @@ def rule(index: int, **more: Any) -> InboundRule:
 
 
 def hosts(*ports: GovernedPort, **more: Any) -> dict[str, Any]:
-    emitted = emit_inbound_routes(ProxySettings(), Inbound(ports=ports, **more))
+    emitted = emit_inbound_routes(Inbound(ports=ports, **more))
     assert emitted["request_headers_to_remove"] == [emitted["vhost_header"]]
     return {domain: host for host in emitted["virtual_hosts"] for domain in host["domains"]}
 

@@ -13,16 +13,10 @@ import jsonpatch
 import orjson
 
 from meshwright.edge.injection import inject_object
+from meshwright.edge.review import read_review, write_review, write_warnings
 from meshwright.model.desired import Json
 from meshwright.model.injection import Injected, InjectionSettings, Skip
 from meshwright.model.units import Namespace
-
-MOST_WARNINGS, LONGEST_WARNING = 16, 250
-"""The API server cuts off what is more than 4096 bytes in all (``staging/src/k8s.io/apiserver/pkg/warning``)."""
-
-
-class NotReviewable(Exception):
-    """The request is no AdmissionReview of version v1. The message says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +43,13 @@ def read_request(body: bytes) -> Request:
     Raises:
         NotReviewable: it is no AdmissionReview.
     """
-    try:
-        review = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise NotReviewable(f"this is not JSON: {error}") from error
-    match review:
-        case {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": str(uid)} as asked}:
-            return Request(
-                uid=uid,
-                namespace=Namespace(str(asked.get("namespace") or "")),
-                pod=_read_pod(asked),
-                is_dry_run=asked.get("dryRun") is True,
-            )
-        case _:
-            raise NotReviewable("this is no AdmissionReview of admission.k8s.io/v1 with a request")
+    uid, asked = read_review(body)
+    return Request(
+        uid=uid,
+        namespace=Namespace(str(asked.get("namespace") or "")),
+        pod=_read_pod(asked),
+        is_dry_run=asked.get("dryRun") is True,
+    )
 
 
 def _read_pod(asked: Mapping[str, Any]) -> Json | None:
@@ -91,7 +78,7 @@ def write_response(request: Request, verdict: Verdict) -> bytes:
         response["patch"] = base64.b64encode(orjson.dumps(verdict.operations)).decode()
     if warnings := say_warnings(verdict.injected):
         response["warnings"] = warnings
-    return orjson.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+    return write_review(response)
 
 
 def say_warnings(injected: Injected | None) -> list[str]:
@@ -105,8 +92,4 @@ def say_warnings(injected: Injected | None) -> list[str]:
         lines = (f"this pod gets no proxy: {injected.message}", *injected.warnings)
     else:
         lines = injected.warnings
-    return [_shorten(f"meshwright: {line}") for line in lines[:MOST_WARNINGS]]
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= LONGEST_WARNING else f"{text[: LONGEST_WARNING - 1]}…"
+    return write_warnings(lines)

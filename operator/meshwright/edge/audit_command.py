@@ -12,6 +12,7 @@ import orjson
 import yaml
 
 from meshwright.edge.client import ApiError, Unreachable, connect
+from meshwright.edge.flags import add_connection, add_control_plane
 from meshwright.edge.observe import Observations, list_policy, observe
 from meshwright.edge.terminal import Paint, Terminal, open_terminal
 from meshwright.emit.grants import choose_selector, emit_smallest
@@ -47,14 +48,8 @@ def add_observing(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far back logs are read, as 30m or 2h (default: %(default)s); counts go back to each proxy's start",
     )
-    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
-    parser.add_argument("--context", metavar="NAME", help="which context of the file (default: the current one)")
-    parser.add_argument(
-        "--control-plane-namespace",
-        default=os.environ.get("MESHWRIGHT_NAMESPACE", "meshwright"),
-        metavar="NS",
-        help="where meshwright is ($MESHWRIGHT_NAMESPACE, default: meshwright)",
-    )
+    add_connection(parser)
+    add_control_plane(parser)
     parser.add_argument(
         "--trust-domain",
         default=os.environ.get("MESHWRIGHT_TRUST_DOMAIN", "cluster.local"),

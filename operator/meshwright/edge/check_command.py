@@ -14,6 +14,7 @@ from meshwright.edge.check.outcome import Result, Stage
 from meshwright.edge.check.show import Table, Waiting, has_failed, write_report
 from meshwright.edge.check.table import Patience, run_checks
 from meshwright.edge.client import connect
+from meshwright.edge.flags import add_connection, add_control_plane
 from meshwright.edge.terminal import open_terminal
 from meshwright.parse.duration import parse_millis
 
@@ -36,14 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how long to look again at what may become true by itself; 0 for once (default: %(default)s)",
     )
-    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
-    parser.add_argument("--context", metavar="NAME", help="which context of the file (default: the current one)")
-    parser.add_argument(
-        "--control-plane-namespace",
-        default=os.environ.get("MESHWRIGHT_NAMESPACE", "meshwright"),
-        metavar="NS",
-        help="where meshwright is, or will be ($MESHWRIGHT_NAMESPACE, default: meshwright)",
-    )
+    add_connection(parser)
+    add_control_plane(parser, "where meshwright is, or will be")
     parser.add_argument(
         "--trust-domain",
         default=os.environ.get("MESHWRIGHT_TRUST_DOMAIN", ""),

@@ -274,7 +274,7 @@ class Delivery:
                 return emit_bucket(self.settings.policy_lines_per_second) if name == POLICY_LOG_BUCKET else None
             case TypeUrl.ROUTES if name == INBOUND_ROUTES:
                 inbound = self._policies.find(variant)
-                return emit_inbound_routes(self.settings, inbound) if self._is_sidecar else None
+                return emit_inbound_routes(inbound) if self._is_sidecar else None
             case TypeUrl.ROUTES if name == DIRECT:
                 return emit_direct_routes(ADDRESS_HEADER)
             case TypeUrl.ROUTES | TypeUrl.ENDPOINTS:

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from meshwright.edge.access.targets import AskedError, find_target
 from meshwright.edge.access.world import World, make_world
 from meshwright.edge.client import ApiError, Unreachable, connect
 from meshwright.edge.compile_command import report_unreadable
-from meshwright.edge.flags import make_add
+from meshwright.edge.flags import add_connection, add_control_plane, make_add
 from meshwright.edge.manifests import UnreadableError, list_files, read_files
 from meshwright.edge.policy_flags import add_policy_arguments, read_policy_arguments
 from meshwright.edge.terminal import Terminal, open_terminal
@@ -76,8 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     access.add_argument(
         "-n", "--namespace", default="default", help="for manifests that name no namespace (default: default)"
     )
-    access.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
-    access.add_argument("--context", metavar="NAME", help="which context of the file (default: the current one)")
+    add_connection(access)
     add_config_arguments(access)
     access.add_argument_group(
         "exit status",
@@ -90,15 +88,10 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     installed = parser.add_argument_group(
         "the installation", "What it was told; a cluster that says itself goes before the flags about policy."
     )
-    add = make_add(installed)  # type: ignore[arg-type]
+    add = make_add(installed)
     add("--trust-domain", "cluster.local", "the root that identities hang from", metavar="NAME")
-    installed.add_argument(
-        "--control-plane-namespace",
-        default=os.environ.get("MESHWRIGHT_NAMESPACE", "meshwright"),
-        metavar="NS",
-        help="where meshwright is ($MESHWRIGHT_NAMESPACE, default: meshwright)",
-    )
-    add_policy_arguments(installed)  # type: ignore[arg-type]
+    add_control_plane(installed)
+    add_policy_arguments(installed)
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -11,7 +11,7 @@ from meshwright.parse.access import WORDS, parse_access_policy
 _USUAL = PolicyDefaults()
 
 
-def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+def add_policy_arguments(parser: argparse._ActionsContainer) -> None:
     """Add the operator's flags about inbound policy; `read_policy_arguments` reads them."""
     add = make_add(parser)
     add(
@@ -38,7 +38,7 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     add_follows_namespace(parser)
 
 
-def add_follows_namespace(parser: argparse.ArgumentParser) -> None:
+def add_follows_namespace(parser: argparse._ActionsContainer) -> None:
     """Add the flag that operator and webhook must agree about."""
     add_switch(
         parser,

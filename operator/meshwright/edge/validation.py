@@ -10,9 +10,7 @@ Source: linkerd2 ``policy-controller/src/admission.rs``.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import orjson
-
-from meshwright.edge.admission import LONGEST_WARNING, MOST_WARNINGS, NotReviewable
+from meshwright.edge.review import read_review, shorten, write_review, write_warnings
 from meshwright.model.desired import Json
 from meshwright.model.policy import (
     AuthorizationPolicy,
@@ -26,7 +24,7 @@ from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Route
 from meshwright.model.selector import Selector
-from meshwright.model.snapshot import Broken, Parsed
+from meshwright.model.snapshot import Parsed
 from meshwright.parse.kinds import parse_object
 
 REFUSABLE = frozenset(
@@ -69,18 +67,10 @@ def read_proposal(body: bytes) -> Proposal:
     Raises:
         NotReviewable: it is no AdmissionReview.
     """
-    try:
-        review = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise NotReviewable(f"this is not JSON: {error}") from error
-    match review:
-        case {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": str(uid)} as asked}:
-            raw = asked.get("object")
-            if asked.get("operation") not in ("CREATE", "UPDATE") or asked.get("subResource"):
-                return Proposal(uid=uid)
-            return Proposal(uid=uid, parsed=parse_object(_with_name(raw, asked)))
-        case _:
-            raise NotReviewable("this is no AdmissionReview of admission.k8s.io/v1 with a request")
+    uid, asked = read_review(body)
+    if asked.get("operation") not in ("CREATE", "UPDATE") or asked.get("subResource"):
+        return Proposal(uid=uid)
+    return Proposal(uid=uid, parsed=parse_object(_with_name(asked.get("object"), asked)))
 
 
 def _with_name(raw: object, asked: Json) -> object:
@@ -113,9 +103,9 @@ def judge(parsed: Parsed | None, others: Others) -> Judgement:
         return Judgement()
     problems = tuple(dict.fromkeys(_find_problems(parsed)))
     if faults := [problem for problem in problems if _is_faulty(parsed, problem)]:
-        return Judgement(refusal=_shorten(f"{parsed.ref}: {'; '.join(map(str, faults))}", _LONGEST_REFUSAL))
+        return Judgement(refusal=shorten(f"{parsed.ref}: {'; '.join(map(str, faults))}", _LONGEST_REFUSAL))
     lines = (*(str(problem) for problem in problems), *_find_surprises(parsed, others))
-    return Judgement(warnings=tuple(_shorten(f"meshwright: {line}", LONGEST_WARNING) for line in lines[:MOST_WARNINGS]))
+    return Judgement(warnings=tuple(write_warnings(lines)))
 
 
 def write_judgement(proposal: Proposal, judgement: Judgement) -> bytes:
@@ -125,7 +115,7 @@ def write_judgement(proposal: Proposal, judgement: Judgement) -> bytes:
         response["status"] = {"code": 422, "reason": "Invalid", "message": judgement.refusal}
     if judgement.warnings:
         response["warnings"] = list(judgement.warnings)
-    return orjson.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+    return write_review(response)
 
 
 def _is_faulty(parsed: Parsed, problem: Problem) -> bool:
@@ -176,7 +166,7 @@ def _find_surprises(parsed: Parsed, others: Others) -> Iterator[str]:
             for other in others.values():
                 if isinstance(other, RateLimitPolicy) and other.ref != parsed.ref and other.target == target:
                     yield f"{other.ref} limits {target} already; the older of the two counts"
-        case MeshTlsAuthentication() | NetworkAuthentication() | Broken() | _:
+        case _:
             pass
 
 
@@ -195,7 +185,3 @@ def _find_overlaps(server: Server, others: Others) -> Iterator[str]:
         is_same = other.selector == server.selector or Selector() in (other.selector, server.selector)
         if is_same and other.selects_external == server.selects_external:
             yield f"{other.ref} has port {other.port} of the same workloads; the older of the two counts there"
-
-
-def _shorten(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

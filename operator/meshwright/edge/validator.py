@@ -9,9 +9,9 @@ import logging
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter
 
-from meshwright.edge.admission import NotReviewable
 from meshwright.edge.client import ApiError, Client, Unreachable
 from meshwright.edge.resources import RESOURCES
+from meshwright.edge.review import NotReviewable
 from meshwright.edge.validation import Judgement, find_related, judge, read_proposal, write_judgement
 from meshwright.model.ref import Ref
 from meshwright.model.snapshot import Parsed

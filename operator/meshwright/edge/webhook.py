@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from meshwright.edge.admission import NotReviewable, Request, Verdict, decide, read_request, write_response
+from meshwright.edge.admission import Request, Verdict, decide, read_request, write_response
 from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
 from meshwright.edge.flags import make_add
 from meshwright.edge.http import make_app, serving
@@ -22,6 +22,7 @@ from meshwright.edge.injection_events import Events
 from meshwright.edge.injection_flags import SettingsError, add_injection_flags, read_injection_settings
 from meshwright.edge.live_certificate import LiveCertificate
 from meshwright.edge.logs import set_up_logs
+from meshwright.edge.review import NotReviewable
 from meshwright.edge.validator import PATH as VALIDATION_PATH
 from meshwright.edge.validator import Validator
 from meshwright.edge.watch import Reflector

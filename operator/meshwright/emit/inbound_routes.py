@@ -16,7 +16,6 @@ from meshwright.emit.rbac import emit_not_found_rbac, emit_route_rbac, emit_rule
 from meshwright.model.access import authorize_probes
 from meshwright.model.desired import Json
 from meshwright.model.inbound import Inbound, InboundRule
-from meshwright.model.proxy import ProxySettings
 from meshwright.model.route import GrpcMatch
 from meshwright.model.units import Port
 
@@ -24,14 +23,13 @@ _WELL_KNOWN = Port(80)
 _GRPC_NOT_FOUND = "5"
 
 
-def emit_inbound_routes(settings: ProxySettings, inbound: Inbound) -> Json:
+def emit_inbound_routes(inbound: Inbound) -> Json:
     """Return the RouteConfiguration for a workload's own ports.
 
     Virtual hosts are chosen by the port that the connection was made to, which a request cannot say.
 
     Source: Envoy ``api/envoy/config/route/v3/route.proto`` ``RouteConfiguration.vhost_header``.
     """
-    del settings
     # Ports that take no HTTP, too: a connection on an older listener's chain must not fall to the rest.
     hosts = [_emit_host(find_held(inbound, governed), inbound, governed.probes) for governed in inbound.ports]
     return {

@@ -30,11 +30,8 @@ from meshwright.model.route import (
     TextMatch,
 )
 from meshwright.model.selector import Selector
-from meshwright.model.units import MAX_UNIT_BYTES
+from meshwright.model.units import DEFAULTS_KEY, INBOUND_VERSION, MAX_UNIT_BYTES, UNIT_KEY
 
-VERSION = 1
-UNIT_KEY = "unit.json"
-DEFAULTS_KEY = "defaults.json"
 DEFAULTS_NAME = "mw-mesh-policy"
 INBOUND = "inbound"
 DEFAULTS = "defaults"
@@ -88,7 +85,7 @@ def emit_defaults_unit(config: Config) -> Json:
     """Return the ConfigMap manifest of what the installation decides about inbound policy."""
     defaults = config.policy
     said = {
-        "version": VERSION,
+        "version": INBOUND_VERSION,
         "access": defaults.access.value,
         "cluster_networks": list(defaults.cluster_networks),
         "probe_networks": list(defaults.probe_networks),
@@ -106,7 +103,7 @@ def emit_policy(policy: ServerPolicy) -> Json:
         return [table[each] for each in authorizations]
 
     said: Json = {
-        "version": VERSION,
+        "version": INBOUND_VERSION,
         "server": {"namespace": policy.server.namespace, "name": policy.server.name},
         "selects": "ExternalWorkload" if policy.selects_external else "Pod",
         "selector": _emit_selector(policy.selector),

@@ -9,9 +9,8 @@ from meshwright.model.desired import Json, UnitName
 from meshwright.model.linked import GroupPolicy
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import ServiceName
-from meshwright.model.units import MAX_UNIT_BYTES, Namespace
+from meshwright.model.units import MAX_UNIT_BYTES, UNIT_KEY, Namespace
 
-UNIT_KEY = "unit.json"
 _MAX_NAME = 253
 _HASH_LENGTH = 16
 

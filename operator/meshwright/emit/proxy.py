@@ -143,7 +143,7 @@ def assemble(
     scopes: dict[str, Json] = {DIRECT: emit_scope(DIRECT, DIRECT)} if is_ingress else {}
     if inbound is None:
         inbound = Inbound() if own_pod is None else Inbound(opaque=own_pod.opaque, access_log=own_pod.access_log)
-    routes: dict[str, Json] = {INBOUND_ROUTES: emit_inbound_routes(settings, inbound)}
+    routes: dict[str, Json] = {INBOUND_ROUTES: emit_inbound_routes(inbound)}
     if is_ingress:
         routes[DIRECT] = emit_direct_routes(ADDRESS_HEADER)
     clusters: dict[str, Json] = {BLACKHOLE: emit_blackhole(settings)}

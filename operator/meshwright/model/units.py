@@ -11,6 +11,15 @@ Port = NewType("Port", int)
 Namespace = NewType("Namespace", str)
 """The name of a Kubernetes namespace."""
 
+UNIT_KEY = "unit.json"
+"""The key of a policy ConfigMap's ``data`` that holds the policy."""
+
+DEFAULTS_KEY = "defaults.json"
+"""The same of the ConfigMap with what an installation decides."""
+
+INBOUND_VERSION = 1
+"""The version of the schema that inbound policy is stored in."""
+
 MAX_UNIT_BYTES = 900 * 1024
 """A policy ConfigMap larger than this is refused; the API server's own limit is 1 MiB."""
 

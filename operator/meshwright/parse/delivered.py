@@ -8,10 +8,7 @@ from meshwright.model.desired import UnitName
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, SliceEndpoint
 from meshwright.model.ref import Kind, Ref, ServiceName
-from meshwright.model.units import Namespace, Port
-
-UNIT_KEY = "unit.json"
-"""The key of a policy ConfigMap's ``data`` that holds the policy."""
+from meshwright.model.units import UNIT_KEY, Namespace, Port
 
 LABEL_SERVICE = "kubernetes.io/service-name"
 

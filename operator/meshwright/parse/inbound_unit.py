@@ -39,11 +39,8 @@ from meshwright.model.route import (
     TextMatch,
 )
 from meshwright.model.selector import Expression, Operator, Selector
-from meshwright.model.units import Namespace, Port
+from meshwright.model.units import DEFAULTS_KEY, INBOUND_VERSION, UNIT_KEY, Namespace, Port
 
-VERSION = 1
-UNIT_KEY = "unit.json"
-DEFAULTS_KEY = "defaults.json"
 _SELECTS = {"Pod": False, "ExternalWorkload": True}
 _HTTP_KINDS = (Kind.HTTP_ROUTE, Kind.POLICY_HTTP_ROUTE)
 _PATHS = {"exact": PathMatch.EXACT, "prefix": PathMatch.PREFIX, "regex": PathMatch.REGEX}
@@ -73,8 +70,8 @@ def _parse(raw: Mapping[str, Any], key: str, read: Callable[[object, Namespace],
     try:
         text = raw["data"][key]
         said = json.loads(_text(text))
-        if isinstance(said, dict) and said.get("version") != VERSION:
-            _refuse("version", f"it is of version {said.get('version')!r:.20}, and only {VERSION} can be read")
+        if isinstance(said, dict) and said.get("version") != INBOUND_VERSION:
+            _refuse("version", f"it is of version {said.get('version')!r:.20}, and only {INBOUND_VERSION} can be read")
         return read(said, Namespace(_text(raw["metadata"]["namespace"])))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
