@@ -138,8 +138,11 @@ class Authority:
 
     def sign(self, who: ServiceAccount) -> tuple[str, str]:
         """Return a leaf for an account of the mesh, and its key."""
+        return self.sign_names(x509.UniformResourceIdentifier(TRUST.uri(who)), x509.DNSName(TRUST.dns(who)))
+
+    def sign_names(self, *names: x509.GeneralName) -> tuple[str, str]:
+        """Return a leaf that bears these names, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = (x509.UniformResourceIdentifier(TRUST.uri(who)), x509.DNSName(TRUST.dns(who)))
         builder = _begin(key, x509.Name([]), self.certificate.subject)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
         leaf = builder.sign(self.key, hashes.SHA256())

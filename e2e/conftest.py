@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.cluster import ClusterError, ensure_cluster
+from e2e.fleet import Fleet, run_fleet
 from e2e.kube import Kube, eventually
 from e2e.mesh import POLICY, Mesh
 from e2e.pods import deploy, make_namespace, wait_for_pods
@@ -51,3 +52,19 @@ def shop(shop_namespaces: Kube) -> Iterator[Kube]:
     for namespace in ("shop", "other", "many"):
         kube.delete("httproutes,grpcroutes", "--all", "-n", namespace, "--wait=false")
     eventually(lambda: not kube.items("configmaps", "-A", "-l", POLICY))
+
+
+@pytest.fixture(scope="session")
+def machines(shop_namespaces: Kube, mesh: Mesh) -> Iterator[Fleet]:
+    """Machines outside the cluster, in a group of the shop's. Skips with the reason on a cluster that is not ours."""
+    if mesh.cluster.netns is None:
+        pytest.skip("machines are network namespaces beside the node of `make cluster`")
+    with run_fleet(shop_namespaces, mesh) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def fleet(machines: Fleet) -> Fleet:
+    """The machines, all ready."""
+    machines.wait_ready()
+    return machines

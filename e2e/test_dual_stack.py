@@ -183,7 +183,11 @@ def test_an_external_workload_may_have_an_ipv6_address(dual: Kube) -> None:
     dual.apply(f"""
 apiVersion: workload.linkerd.io/v1beta1
 kind: ExternalWorkload
-metadata: {{name: vm-six, namespace: shop, labels: {{vm: six}}}}
+metadata:
+  name: vm-six
+  namespace: shop
+  labels: {{vm: six}}
+  annotations: {{config.linkerd.io/skip-inbound-ports: "8080"}}  # no proxy is there
 spec:
   meshTLS: {{identity: vm-six.example, serverName: vm-six.example}}
   ports: [{{name: http, port: 8080}}]

@@ -163,7 +163,11 @@ spec:
 ---
 apiVersion: workload.linkerd.io/v1beta1
 kind: ExternalWorkload
-metadata: {{name: vm-1, namespace: shop, labels: {{vm: legacy}}}}
+metadata:
+  name: vm-1
+  namespace: shop
+  labels: {{vm: legacy}}
+  annotations: {{config.linkerd.io/skip-inbound-ports: "8080"}}  # no proxy is there
 spec:
   meshTLS: {{identity: vm-1.example, serverName: vm-1.example}}
   ports: [{{name: http, port: 8080}}]

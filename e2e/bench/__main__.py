@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.bench import apiserver, delivery, dev, identity, inject, latency, podstart, policy, revocation
+from e2e.bench import apiserver, delivery, dev, identity, inject, latency, machines, podstart, policy, revocation
 from e2e.bench import compile as compiling
 from e2e.bench.sizes import SERVERS, SIZES, choose_sizes
 
 Json = dict[str, Any]
 FOLDER = Path(".bench")
 PARTS = (
-    *("compile", "dev", "delivery", "identity", "inject", "latency", "policy"),
+    *("compile", "dev", "delivery", "identity", "inject", "latency", "policy", "machines"),
     *("podstart", "cluster", "revocation"),
 )
 
@@ -58,8 +58,15 @@ def main() -> int:
         help=f"the same for the parts policy and revocation; Servers, of {', '.join(map(str, SERVERS))} "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--machines",
+        type=int,
+        default=machines.MACHINES,
+        metavar="N",
+        help="how many machines outside the cluster there are in the part machines (default: %(default)s)",
+    )
     args = parser.parse_args()
-    for flag in ("routes", "servers"):
+    for flag in ("routes", "servers", "machines"):
         if getattr(args, flag) < 10:
             parser.error(f"--{flag}: at least 10")
     sizes, servers = choose_sizes(args.routes), choose_sizes(args.servers, SERVERS)
@@ -72,6 +79,7 @@ def main() -> int:
         "inject": lambda: asyncio.run(inject.measure()),
         "latency": latency.measure,
         "policy": lambda: policy.measure(servers),
+        "machines": lambda: asyncio.run(machines.measure(args.machines)),
         "podstart": lambda: asyncio.run(podstart.measure()),
         "cluster": lambda: asyncio.run(apiserver.measure(sizes, FOLDER)),
         "revocation": lambda: asyncio.run(revocation.measure(servers, FOLDER)),

@@ -44,7 +44,9 @@ class Cluster:
 
         Every watch and every connection is lost. Raises as ``stop``, and ClusterError when it does not come back.
         The scheduler and the controllers begin anew: who could not reach the server for long tries again only every
-        half a minute, and who comes too early, when it does not know yet what they may read, waits as long.
+        half a minute, and who comes too early, when it does not know yet what they may read, waits as long. So does
+        kube-proxy: to pods the server comes back later than to us. (Begun anew, it may leave an endpoint's chain of
+        rules empty.)
         """
         node = self._node()
         node.stop("kube-apiserver", seconds=1)  # left alone it waits ten seconds for its watches to end

@@ -20,6 +20,8 @@ PACKAGES = {
     "ip": "iproute2",
     "nsenter": "util-linux",
     "conntrack": "conntrack",
+    "gcc": "gcc",
+    "/usr/include/stdlib.h": "libc6-dev",
 }
 """A command (or a file) and the package that brings it."""
 

@@ -22,6 +22,7 @@ from e2e.cluster.shell import QUIET, run
 
 OLDEST_GO = (1, 26)
 FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false")
+C_FLAGS, C_ENVIRONMENT = ("-tags=netgo,osusergo",), {"CGO_ENABLED": "1", "CGO_CFLAGS": "-O1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Tool:
     """(name of the program, package)."""
     crds: str = ""
     """Folder in the module; its YAML files are copied to ``crds/``."""
+    uses_c: bool = False
+    """Whether parts are written in C. Only those are compiled with cgo: what others share stays as it was built."""
     minutes: float = 0.0
     """On two cores, with nothing built before."""
 
@@ -66,7 +69,9 @@ CERT_MANAGER = Tool(
 )
 GATEWAY_API = Tool(name="gateway-api", module="sigs.k8s.io/gateway-api", crds="config/crd/standard")
 PAUSE = Tool(name="pause", programs=(("pause", "."),))
-TOOLS = (ETCD, KUBERNETES, COREDNS, CERT_MANAGER, GATEWAY_API, PAUSE)
+SPIRE = Tool(name="spire", module="github.com/spiffe/spire", programs=(("spire", "."),), uses_c=True, minutes=5)
+"""For machines outside the cluster. Its database is SQLite."""
+TOOLS = (ETCD, KUBERNETES, COREDNS, CERT_MANAGER, GATEWAY_API, PAUSE, SPIRE)
 
 
 def read_version(go_mod: str, module: str) -> str:
@@ -122,6 +127,8 @@ def folder_of(tool: Tool, places: Places, go_version: str) -> Path:
     home = places.gomod / tool.name
     sources = [(path.name, path.read_bytes()) for path in sorted(home.iterdir()) if path.is_file()]
     recipe = repr((FLAGS, tool.programs, tool.crds, make_linker_flags(tool, version_of(tool, places))))
+    if tool.uses_c:
+        recipe += repr((C_FLAGS, C_ENVIRONMENT))
     return places.bin / f"{tool.name}-{compute_build_hash(sources, go_version=go_version, recipe=recipe)}"
 
 
@@ -153,7 +160,9 @@ def build(tool: Tool, folder: Path, *, go: Path, places: Places) -> None:
     making.mkdir(parents=True)
     home = places.gomod / tool.name
     environ = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    flags = [*FLAGS, "-ldflags", make_linker_flags(tool, version_of(tool, places))]
+    if tool.uses_c:
+        environ |= C_ENVIRONMENT
+    flags = [*FLAGS, *(C_FLAGS if tool.uses_c else ()), "-ldflags", make_linker_flags(tool, version_of(tool, places))]
     match tool.programs:
         case ():
             pass

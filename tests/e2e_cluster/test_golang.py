@@ -1,6 +1,7 @@
 """Pins and hashes of the Go builds."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from e2e.cluster.golang import (
     KUBERNETES,
     PAUSE,
+    SPIRE,
     TOOLS,
     Tool,
     compute_build_hash,
@@ -95,3 +97,9 @@ def test_a_module_archive_has_the_sum_that_go_computes(tmp_path: Path) -> None:
         opened.writestr("m@v1/b", "")
         opened.writestr("m@v1/a", "")
     assert compute_module_sum(archive) == "h1:YqwikLFMt5OkA89Tx2kVZIHOhLXSR2qnmbs204ItdxY="
+
+
+def test_what_has_parts_in_c_is_built_in_another_folder() -> None:
+    places = find_places()
+    pure = replace(SPIRE, uses_c=False)
+    assert folder_of(SPIRE, places, "go1.26.8") != folder_of(pure, places, "go1.26.8")
