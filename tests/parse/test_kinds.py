@@ -26,6 +26,10 @@ MINIMAL: dict[Kind, Raw] = {
     Kind.MESH_TLS_AUTHENTICATION: {"identities": ["*"]},
     Kind.NETWORK_AUTHENTICATION: {"networks": [{"cidr": "0.0.0.0/0"}]},
     Kind.RATE_LIMIT_POLICY: {"targetRef": SERVER},
+    Kind.EXTERNAL_GROUP: {"template": {"ports": [{"port": 80}]}},
+    Kind.REGISTRATION_POLICY: {
+        "targetRef": {"group": "workload.buoyant.io", "kind": "ExternalGroup", "name": "ledger"}
+    },
 }
 
 

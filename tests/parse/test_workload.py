@@ -297,6 +297,10 @@ def test_a_machine_is_ready_only_when_its_condition_says_so(status: Any, expecte
             (),
             ["spec.meshTLS.identity", "spec.meshTLS.serverName"],
         ),
+        *(
+            ("v1beta1", {"meshTLS": {"identity": "vm", "serverName": name}}, (), ["spec.meshTLS.serverName"])
+            for name in ("", "*.mesh", "vm mesh", "vm\x00", ".mesh", "mesh.", "spiffe://mesh/vm", "vm\n")
+        ),
     ],
 )
 def test_what_is_wrong_with_a_machine_is_said_and_the_rest_stays(
@@ -304,6 +308,37 @@ def test_what_is_wrong_with_a_machine_is_said_and_the_rest_stays(
 ) -> None:
     workload = parse_workload(version, **spec)
     assert (workload.ips, workload.ports, sorted(fields(workload.problems))) == (ips, (), where)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "skipped", "where"),
+    [
+        ({}, (), []),
+        (
+            {"config.linkerd.io/skip-inbound-ports": "8080, 9000-9002,sql"},
+            ((5432, 5432), (8080, 8080), (9000, 9002)),
+            [],
+        ),
+        (
+            {"config.linkerd.io/skip-inbound-ports": "1", "config.meshwright.dev/skip-inbound-ports": "2"},
+            ((2, 2),),
+            [],
+        ),
+        (
+            {"config.linkerd.io/skip-inbound-ports": "0,web,7"},
+            ((7, 7),),
+            ["metadata.annotations[config.linkerd.io/skip-inbound-ports]"] * 2,
+        ),
+        ({"config.linkerd.io/skip-outbound-ports": "7"}, (), []),
+    ],
+)
+def test_a_machine_says_where_its_proxy_is_not(
+    annotations: dict[str, str], skipped: tuple[tuple[int, int], ...], where: list[str]
+) -> None:
+    spec = {"meshTLS": TLS, "ports": [{"name": "sql", "port": 5432}]}
+    parsed = parse_object(make(f"{WORKLOADS}/v1beta1", "ExternalWorkload", spec, annotations=annotations))
+    assert isinstance(parsed, ExternalWorkload)
+    assert (parsed.skipped_inbound.ranges, fields(parsed.problems)) == (skipped, where)
 
 
 @pytest.mark.parametrize("spec", [None, 3, []])

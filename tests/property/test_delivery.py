@@ -16,7 +16,7 @@ from meshwright.emit.names import INBOUND_ROUTES
 from meshwright.emit.proxy import assemble
 from meshwright.link.govern import govern
 from meshwright.link.ports import declare_opaque
-from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.identity import MACHINE_MARK, ServiceAccount, TrustDomain
 from meshwright.model.inbound import PolicyDefaults, ServerPolicy
 from meshwright.model.pod import Pod, PortRanges
 from meshwright.model.policy import AccessPolicy, ProxyProtocol
@@ -24,7 +24,7 @@ from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySett
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.selector import Selector
 from meshwright.model.units import Namespace, Port
-from meshwright.model.workload import NamespaceObject, Protocol, Service
+from meshwright.model.workload import ExternalWorkload, NamespaceObject, Protocol, Service
 from tests.mesh import SHOP, make_service, make_slice, make_unit, to
 
 SETTINGS = ProxySettings(trust=TrustDomain())
@@ -55,7 +55,7 @@ slices = st.builds(
     targets,
     st.sampled_from(("10.244.0.1", "10.244.0.2")),
     st.sampled_from(("one", "two")),
-    st.sampled_from(("", "Pod/client", "Pod/other")),
+    st.sampled_from(("", "Pod/client", "Pod/other", "ExternalWorkload/client", "ExternalWorkload/other")),
 )
 pods = st.builds(
     lambda namespace, name, account, ip, is_meshed, is_ingress, opaque, access: Pod(
@@ -78,9 +78,31 @@ pods = st.builds(
     st.sampled_from((None, PortRanges(), PortRanges(((Port(80), Port(81)),)))),
     st.sampled_from((None, None, AccessPolicy.DENY)),
 )
+machines = st.builds(
+    lambda namespace, name, identity, server_name, ip, skipped, access: ExternalWorkload(
+        ref=Ref(Kind.EXTERNAL_WORKLOAD, namespace, name),
+        uid="uid",
+        ips=(ip,),
+        ports=(),
+        is_ready=True,
+        identity=identity,
+        server_name=server_name,
+        labels=(("app", "a"),),
+        skipped_inbound=skipped,
+        access=access,
+    ),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from(("client", "other")),
+    st.sampled_from(("", "spiffe://cluster.local/vm", "vm.example")),
+    st.sampled_from(("vm.example", f"vm.ledger.shop{MACHINE_MARK}mesh")),
+    st.sampled_from(("10.244.0.1", "10.244.0.2")),
+    st.sampled_from((PortRanges(), PortRanges(((Port(8080), Port(8080)),)))),
+    st.sampled_from((None, None, AccessPolicy.DENY)),
+)
 servers = st.builds(
-    lambda namespace, name, account, port, protocol: ServerPolicy(
+    lambda namespace, name, account, port, protocol, selects_external: ServerPolicy(
         server=Ref(Kind.SERVER, namespace, name),
+        selects_external=selects_external,
         selector=Selector(labels=(("app", account),)),
         port=Port(port),
         protocol=protocol,
@@ -90,6 +112,7 @@ servers = st.builds(
     st.sampled_from(("a", "b")),
     st.sampled_from((80, 81)),
     st.sampled_from((ProxyProtocol.HTTP1, ProxyProtocol.OPAQUE)),
+    st.booleans(),
 )
 spaces = st.builds(
     lambda namespace, opaque, access: NamespaceObject(
@@ -99,9 +122,11 @@ spaces = st.builds(
     st.sampled_from((None, PortRanges(((Port(80), Port(80)),)))),
     st.sampled_from((None, AccessPolicy.AUDIT)),
 )
-Thing = Service | OutboundUnit | EndpointSlice | Pod | ServerPolicy | NamespaceObject
-changes = st.lists(
-    st.tuples(st.one_of(services, units, slices, pods, pods, servers, servers, spaces), st.booleans()), max_size=25
+Thing = Service | OutboundUnit | EndpointSlice | Pod | ExternalWorkload | ServerPolicy | NamespaceObject
+things = st.one_of(services, units, slices, pods, pods, machines, machines, servers, servers, spaces)
+changes = st.lists(st.tuples(things, st.booleans()), max_size=25)
+proxies = st.builds(
+    Proxy, st.sampled_from(NAMESPACES), st.just("client"), st.sampled_from((Kind.POD, Kind.EXTERNAL_WORKLOAD))
 )
 DEFAULTS = PolicyDefaults(follows_namespace=True)
 
@@ -116,6 +141,8 @@ def put(delivery: Delivery, thing: Thing, *, is_there: bool) -> None:
             delivery.put_slice(thing.ref, thing if is_there else None)
         case Pod():
             delivery.put_pod(thing.ref, thing if is_there else None)
+        case ExternalWorkload():
+            delivery.put_machine(thing.ref, thing if is_there else None)
         case ServerPolicy():
             delivery.put_policy(thing.server, thing if is_there else None)
         case NamespaceObject():
@@ -136,9 +163,9 @@ def everything(state: dict[object, Thing], proxy: Proxy) -> dict[TypeUrl, Mappin
     """Return what `assemble` makes of a state, by kind."""
     above = {thing.ref.name: thing for thing in state.values() if isinstance(thing, NamespaceObject)}
     opaque = {name: thing.opaque for name, thing in above.items()}
-    own = state.get(Ref(Kind.POD, proxy.namespace, proxy.name))
+    own = state.get(proxy.ref)
     inbound = NOBODY
-    if isinstance(own, Pod):
+    if isinstance(own, Pod | ExternalWorkload):
         servers = [thing for thing in state.values() if isinstance(thing, ServerPolicy)]
         space = above.get(proxy.namespace)
         inbound = govern(own, servers, DEFAULTS, space.access if space else None, opaque.get(proxy.namespace))
@@ -152,7 +179,7 @@ def everything(state: dict[object, Thing], proxy: Proxy) -> dict[TypeUrl, Mappin
         ],
         [thing for thing in state.values() if isinstance(thing, EndpointSlice)],
         SETTINGS,
-        [thing for thing in state.values() if isinstance(thing, Pod)],
+        [thing for thing in state.values() if isinstance(thing, Pod | ExternalWorkload)],
         inbound,
     )
     return {
@@ -192,12 +219,11 @@ class Follower:
 
 
 @settings(max_examples=150, deadline=None)
-@given(changes, st.sampled_from(NAMESPACES), st.integers(min_value=1, max_value=5))
+@given(changes, proxies, st.integers(min_value=1, max_value=5))
 def test_a_proxy_that_follows_every_change_has_what_the_last_state_gives(
-    history: Sequence[tuple[Thing, bool]], namespace: Namespace, every: int
+    history: Sequence[tuple[Thing, bool]], proxy: Proxy, every: int
 ) -> None:
     delivery = Delivery(SETTINGS, linger=0, defaults=DEFAULTS)
-    proxy = Proxy(namespace, "client")
     follower = Follower(delivery, proxy)
     state: dict[object, Thing] = {}
     for number, (thing, is_there) in enumerate(history):
@@ -211,8 +237,8 @@ def test_a_proxy_that_follows_every_change_has_what_the_last_state_gives(
     follower.follow()
     late = Follower(delivery, proxy)
     late.follow()
-    # A pod that is gone has a proxy that is about to end: nothing more is said to it about who may call.
-    untold = set() if Ref(Kind.POD, namespace, "client") in state else {INBOUND_LISTENER, INBOUND_ROUTES}
+    # A workload that is gone has a proxy that is about to end: nothing more is said to it about who may call.
+    untold = set() if proxy.ref in state else {INBOUND_LISTENER, INBOUND_ROUTES}
 
     def shown(one: Follower, kind: TypeUrl) -> dict[str, str]:
         return {name: version for name, version in one.has[kind].items() if name not in untold}

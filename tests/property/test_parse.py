@@ -137,6 +137,56 @@ RICH: tuple[Raw, ...] = (
         ),
         "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     },
+    make(
+        "workload.buoyant.io/v1alpha1",
+        "ExternalGroup",
+        {
+            "template": {
+                "metadata": {"labels": {"app": "ledger"}, "annotations": {"config.linkerd.io/opaque-ports": "5432"}},
+                "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}],
+            },
+            "probes": [
+                {
+                    "httpGet": {
+                        "host": "127.0.0.1",
+                        "path": "/ready",
+                        "port": "sql",
+                        "scheme": "HTTPS",
+                        "httpHeaders": [{"name": "a", "value": "b"}],
+                    },
+                    "initialDelaySeconds": 1,
+                    "periodSeconds": 2,
+                    "timeoutSeconds": 3,
+                    "failureThreshold": 4,
+                    "successThreshold": 5,
+                }
+            ],
+        },
+    ),
+    make(
+        "meshwright.dev/v1alpha1",
+        "RegistrationPolicy",
+        {
+            "targetRef": {"group": "workload.buoyant.io", "kind": "ExternalGroup", "name": "ledger"},
+            "modes": ["JoinToken", "SPIFFE"],
+            "identities": ["spiffe://root/vm/*", "*.vm.example.com"],
+            "allowedCIDRs": ["192.0.2.0/24"],
+            "addressFrom": ["192.0.2.0/25"],
+            "allowedLabels": ["tier"],
+            "identityScope": "Group",
+            "limits": {"instances": 3},
+            "timers": {
+                "beatSeconds": 1,
+                "leaseSeconds": 3,
+                "goneAfterSeconds": 4,
+                "groupGoneAfterSeconds": 0,
+                "lastEndpointHoldSeconds": 0,
+            },
+            "heartbeatLoss": "TolerateIfReachable",
+            "reachability": "Gate",
+            "zone": "a",
+        },
+    ),
     *(row.raw for row in POLICY_ROWS if not row.faults and row.kind != "HTTPRoute"),
 )
 MAPS = frozenset(("labels", "annotations", "selector", "matchLabels"))
@@ -176,11 +226,13 @@ def find(value: Any, path: tuple[str | int, ...]) -> Any:
 
 
 PARTS = [(index, path) for index, raw in enumerate(RICH) for path in walk(raw) if path]
+TELLS_UNKNOWN = ("ExternalGroup", "RegistrationPolicy")
+"""The kinds that tell of fields that they do not know."""
 UNKNOWN_PLACES = [
     (index, path)
     for index, raw in enumerate(RICH)
     for path in walk(raw)
-    if isinstance(find(raw, path), dict) and not MAPS & set(path)
+    if isinstance(find(raw, path), dict) and not MAPS & set(path) and raw["kind"] not in TELLS_UNKNOWN
 ]
 
 

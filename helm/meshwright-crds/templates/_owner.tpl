@@ -19,7 +19,8 @@ release {{ $owner }}
 {{- $names := list -}}
 {{- range $path, $_ := .Files.Glob "files/*.yaml" -}}
 {{- $name := base $path | trimSuffix ".yaml" -}}
-{{- if or (and $.Values.externalWorkload (hasSuffix ".workload.linkerd.io" $name)) (and $.Values.policy (hasSuffix ".policy.linkerd.io" $name)) -}}
+{{- $isGroup := or (hasSuffix ".workload.buoyant.io" $name) (hasSuffix ".meshwright.dev" $name) -}}
+{{- if or (and $.Values.externalWorkload (hasSuffix ".workload.linkerd.io" $name)) (and $.Values.externalGroup $isGroup) (and $.Values.policy (hasSuffix ".policy.linkerd.io" $name)) -}}
 {{- $names = append $names $name -}}
 {{- end -}}
 {{- end -}}

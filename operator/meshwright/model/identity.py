@@ -18,6 +18,26 @@ class ServiceAccount:
         return f"{self.namespace}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class MachineIdentity:
+    """Who a machine outside the cluster is. ``name``: what its certificate must say, a SPIFFE ID or a DNS name;
+    ``server_name``: what TLS calls it (SNI)."""
+
+    name: str
+    server_name: str
+
+    @property
+    def is_uri(self) -> bool:
+        return "://" in self.name
+
+
+Whom = ServiceAccount | MachineIdentity
+"""Whom a connection leads to."""
+
+MACHINE_MARK = ".external.identity."
+"""What stands in what TLS calls a machine of ours, between its namespace and the name of the mesh."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustDomain:
     """The root that the names of a mesh hang from. ``control_plane`` is the control plane's own namespace.
@@ -55,6 +75,35 @@ class TrustDomain:
     def delivery(self) -> ServiceAccount:
         """Return who delivery is."""
         return ServiceAccount(self.control_plane, "meshwright-xds")
+
+    @property
+    def registrar(self) -> ServiceAccount:
+        """Return who the registrar is."""
+        return ServiceAccount(self.control_plane, "meshwright-registrar")
+
+    def machine_uri(self, namespace: Namespace, group: str, uid: str) -> str:
+        """Return who a machine is that joined a group by token or certificate:
+        ``spiffe://cluster.local/ns/shop/external/ledger/3f2a…``."""
+        return f"spiffe://{self.name}/ns/{namespace}/external/{group}/{uid}"
+
+    def machine_dns(self, namespace: Namespace, group: str, workload: str) -> str:
+        """Return the DNS form of it, which is also what TLS calls the machine (SNI):
+        ``ledger-k3v9q2m7xapd4h.ledger.shop.external.identity.meshwright.cluster.local``. A policy for a whole group
+        names what follows the first dot."""
+        return f"{workload}.{self.group_dns(namespace, group)}"
+
+    def group_dns(self, namespace: Namespace, group: str) -> str:
+        """Return what the DNS forms of a group's machines end in, without a leading dot. A machine that joins by a
+        certificate of its own calls the registrar so (SNI): which authorities sign such certificates is each group's
+        own affair."""
+        return f"{group}.{namespace}{MACHINE_MARK}{self.control_plane}.{self.name}"
+
+    def read_group_dns(self, text: str) -> tuple[Namespace, str] | None:
+        """Return namespace and name of the group that `group_dns` calls ``text``, ``None`` when it calls none so. Never
+        raises."""
+        end = f"{MACHINE_MARK}{self.control_plane}.{self.name}"
+        group, _, namespace = text.removesuffix(end).rpartition(".")
+        return (Namespace(namespace), group) if text.endswith(end) and group and namespace else None
 
     def read_dns(self, text: str) -> ServiceAccount | None:
         """Return whose identity the DNS form ``text`` is, ``None`` when it is no workload's of this mesh. A name of a

@@ -149,7 +149,8 @@ class Inbound:
     """All that decides how one workload's proxy takes connections; equal values mean equal configurations.
 
     ``access``: at every port that is not in ``ports``, by number. ``opaque``: where bytes are passed on as they are at
-    those other ports; ``None`` when nobody says, then the usual ones.
+    those other ports; ``None`` when nobody says, then the usual ones. ``server_name``: what callers' TLS calls the
+    workload, a DNS name or, for all below one, ``*.`` and that; ``""`` for pods, which go by their identity.
     """
 
     access: AccessPolicy = AccessPolicy.ALL_UNAUTHENTICATED
@@ -157,3 +158,4 @@ class Inbound:
     opaque: PortRanges | None = None
     access_log: AccessLog = AccessLog.NONE
     defaults: PolicyDefaults = field(default_factory=PolicyDefaults)
+    server_name: str = ""

@@ -43,6 +43,13 @@ class Reason(StrEnum):
     SELECTS_NOTHING = "SelectsNothing"
     OVERLAPPED = "Overlapped"
     RATE_LIMIT_EXISTS = "RateLimitReasonAlreadyExists"
+    UNKNOWN_FIELD = "UnknownField"
+    TOKEN_LOCKED = "TokenLocked"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    EXPIRY_SUSPENDED = "ExpirySuspended"
+    ADDRESS_CONFLICT = "AddressConflict"
+    NAME_TAKEN = "NameTaken"
+    ENDPOINT_WRITER_CONFLICT = "EndpointWriterConflict"
 
 
 @dataclass(frozen=True, slots=True, order=True)

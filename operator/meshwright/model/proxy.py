@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwright.model.desired import UnitName
 from meshwright.model.identity import TrustDomain
-from meshwright.model.ref import Ref, ServiceName
+from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Millis, Namespace, Port
 
 DEFAULT_SERVICE_RANGES = ("10.96.0.0/12", "fd00:10:96::/112")
@@ -19,17 +19,44 @@ Source: linkerd2 ``charts/linkerd-control-plane/values.yaml`` ``proxy.opaquePort
 """
 
 
+_MACHINE = "externalworkload"
+"""What stands between namespace and name where a proxy is a machine's: no name of a pod has a slash."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Proxy:
-    """One Envoy beside one application: its pod's namespace and name."""
+    """One Envoy beside one application: namespace and name of its pod, or, by ``kind``, of its ExternalWorkload."""
 
     namespace: Namespace
     name: str
+    kind: Kind = Kind.POD
+
+    @property
+    def ref(self) -> Ref:
+        """Return the workload whose proxy it is."""
+        return Ref(self.kind, self.namespace, self.name)
 
     @property
     def node_id(self) -> str:
-        """Return the name it introduces itself with: ``namespace/pod``."""
-        return f"{self.namespace}/{self.name}"
+        """Return the name it introduces itself with: ``namespace/pod``, or ``namespace/externalworkload/name``."""
+        middle = f"{_MACHINE}/" if self.kind is Kind.EXTERNAL_WORKLOAD else ""
+        return f"{self.namespace}/{middle}{self.name}"
+
+    @staticmethod
+    def of(workload: Ref) -> "Proxy":
+        """Return the proxy of a pod or an ExternalWorkload."""
+        return Proxy(workload.namespace, workload.name, workload.kind)
+
+
+def read_node_id(text: str) -> Proxy | None:
+    """Return the proxy that introduces itself with ``text``, ``None`` when none does. Never raises."""
+    match text.split("/"):
+        case [namespace, name] if namespace and name:
+            return Proxy(Namespace(namespace), name)
+        case [namespace, middle, name] if namespace and name and middle == _MACHINE:
+            return Proxy(Namespace(namespace), name, Kind.EXTERNAL_WORKLOAD)
+        case _:
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +68,8 @@ class ProxySettings:
     ``opaque_ports``: destination ports where nobody waits for the client's first bytes to tell the protocol.
     ``trust``: the trust domain whose identities proxies have; ``None``: they have none, and nothing is encrypted.
     ``identity_folder``: where in the proxy's container its key, its certificate and what Envoy must know of them are
-    kept; ``secrets_folder``: where the kubelet puts its token and the trust anchors.
+    kept; ``secrets_folder``: where the kubelet puts its token and the trust anchors. ``admin_folder``: where Envoy has
+    its administration as a socket for its user alone, where others share the network; ``""`` in a pod.
     ``detect_ms``: how long other ports wait for them. ``first_use_ms``: how long a request to a destination that this
     proxy has not used before waits for delivery, then it gets 504. ``policy_lines_per_second``: how many lines a proxy
     writes of callers that nobody has allowed; what is more is counted only.
@@ -60,6 +88,7 @@ class ProxySettings:
     trust: TrustDomain | None = None
     identity_folder: str = "/var/run/meshwright/identity"
     secrets_folder: str = "/var/run/secrets/meshwright.dev"
+    admin_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

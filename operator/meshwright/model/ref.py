@@ -15,6 +15,8 @@ class Kind(StrEnum):
     GRPC_ROUTE = "GRPCRoute.gateway.networking.k8s.io"
     REFERENCE_GRANT = "ReferenceGrant.gateway.networking.k8s.io"
     EXTERNAL_WORKLOAD = "ExternalWorkload.workload.linkerd.io"
+    EXTERNAL_GROUP = "ExternalGroup.workload.buoyant.io"
+    REGISTRATION_POLICY = "RegistrationPolicy.meshwright.dev"
     ENDPOINT_SLICE = "EndpointSlice.discovery.k8s.io"
     CONFIG_MAP = "ConfigMap"
     POD = "Pod"

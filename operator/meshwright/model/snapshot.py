@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from meshwright.model.group import Group, RegistrationPolicy
 from meshwright.model.policy import (
     AuthorizationPolicy,
     MeshTlsAuthentication,
@@ -31,7 +32,9 @@ Policy = (
 )
 """What parse makes of an object of inbound policy."""
 
-Parsed = Route | Service | NamespaceObject | ExternalWorkload | ReferenceGrant | Policy | Broken
+Parsed = (
+    Route | Service | NamespaceObject | ExternalWorkload | Group | RegistrationPolicy | ReferenceGrant | Policy | Broken
+)
 """What parse makes of one object."""
 
 Snapshot = Mapping[Ref, Parsed]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from meshwright.model.pod import PortRanges
+from meshwright.model.identity import MachineIdentity
+from meshwright.model.pod import Pod, PortRanges
 from meshwright.model.policy import AccessPolicy
 from meshwright.model.problem import Problem
 from meshwright.model.ref import Ref, ServiceName
@@ -110,7 +111,8 @@ class ExternalWorkload:
     """A machine outside the cluster. ``ips`` are canonical texts in the order written; ``is_ready`` is the Ready
     condition's ``True``. ``identity`` and ``server_name`` are the meshTLS block's. ``access``: the inbound policy its
     annotation asks for, ``None`` when it does not say; ``asks_identity``: ports where callers must have an identity
-    even so; ``opaque``: ports whose bytes are passed on as they are, ``None`` when it does not say."""
+    even so; ``opaque``: ports whose bytes are passed on as they are, ``None`` when it does not say;
+    ``skipped_inbound``: ports where connections do not reach its proxy, so that clients must not speak TLS there."""
 
     ref: Ref
     uid: str
@@ -124,4 +126,14 @@ class ExternalWorkload:
     access: AccessPolicy | None = None
     asks_identity: PortRanges = field(default_factory=PortRanges)
     opaque: PortRanges | None = None
+    skipped_inbound: PortRanges = field(default_factory=PortRanges)
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def whom(self) -> MachineIdentity | None:
+        """Return who it is, ``None`` when that cannot be read: then nobody may speak to it."""
+        return MachineIdentity(self.identity, self.server_name) if self.identity and self.server_name else None
+
+
+Workload = Pod | ExternalWorkload
+"""What proxies stand beside, and what is behind a Service."""

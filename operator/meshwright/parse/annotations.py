@@ -125,6 +125,12 @@ ASKS_IDENTITY = (
 Source: linkerd2 ``pkg/k8s/labels.go`` ProxyRequireIdentityOnInboundPortsAnnotation.
 """
 
+SKIPS_INBOUND = ("config.meshwright.dev/skip-inbound-ports", "config.linkerd.io/skip-inbound-ports")
+"""The ports where connections do not pass the proxy; of two the first counts.
+
+Source: linkerd2 ``pkg/k8s/labels.go`` ProxyIgnoreInboundPortsAnnotation.
+"""
+
 _NO_NAMES: Mapping[str, Port] = {}
 _NOTHING = Traffic()
 
@@ -142,6 +148,11 @@ def read_opaque_ports(raw: object, problems: list[Problem], names: Mapping[str, 
 def read_asks_identity(raw: object, problems: list[Problem], names: Mapping[str, Port] = _NO_NAMES) -> PortRanges:
     """Return the ports where the annotations ``raw`` ask callers for an identity, as ``read_opaque_ports`` does."""
     return _read_ports(raw, ASKS_IDENTITY, problems, names) or PortRanges()
+
+
+def read_skipped_inbound(raw: object, problems: list[Problem], names: Mapping[str, Port] = _NO_NAMES) -> PortRanges:
+    """Return the ports that the annotations ``raw`` keep from the proxy, as ``read_opaque_ports`` does."""
+    return _read_ports(raw, SKIPS_INBOUND, problems, names) or PortRanges()
 
 
 def _read_ports(

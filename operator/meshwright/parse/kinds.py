@@ -12,8 +12,10 @@ from meshwright.model.units import Namespace
 from meshwright.parse.authentication import parse_mesh_tls_authentication, parse_network_authentication
 from meshwright.parse.authorization import parse_authorization_policy, parse_server_authorization
 from meshwright.parse.gateway import parse_grant, parse_route
+from meshwright.parse.group import parse_group
 from meshwright.parse.metadata import Metadata, read_metadata
 from meshwright.parse.rate_limit import parse_rate_limit
+from meshwright.parse.registration import parse_registration_policy
 from meshwright.parse.server import parse_server
 from meshwright.parse.shape import quote
 from meshwright.parse.workload import parse_namespace, parse_service, parse_workload
@@ -62,6 +64,14 @@ KINDS: Mapping[Kind, KindRow] = {
             versions=("v1beta1", "v1alpha1"),
             plural="externalworkloads",
             parse=parse_workload,
+        ),
+        # The registrar writes the status of groups: it alone knows their machines.
+        KindRow(kind=Kind.EXTERNAL_GROUP, versions=("v1alpha1",), plural="externalgroups", parse=parse_group),
+        KindRow(
+            kind=Kind.REGISTRATION_POLICY,
+            versions=("v1alpha1",),
+            plural="registrationpolicies",
+            parse=parse_registration_policy,
         ),
         KindRow(
             kind=Kind.SERVER,

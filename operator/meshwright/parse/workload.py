@@ -16,7 +16,7 @@ from meshwright.model.snapshot import Broken
 from meshwright.model.units import Port
 from meshwright.model.workload import ExternalWorkload, NamespaceObject, Protocol, Service, ServicePort, WorkloadPort
 from meshwright.parse.access import read_access_policy
-from meshwright.parse.annotations import read_asks_identity, read_opaque_ports, read_traffic
+from meshwright.parse.annotations import read_asks_identity, read_opaque_ports, read_skipped_inbound, read_traffic
 from meshwright.parse.leaf import PortNumber, Word
 from meshwright.parse.metadata import Metadata
 from meshwright.parse.shape import SHAPE, make_reader, make_text_reader, quote, read_few, read_items, read_pairs
@@ -51,6 +51,15 @@ _Required = Annotated[
     str,
     Field(strict=True, min_length=1, max_length=253, description="a text of 1 to 253 characters"),
 ]
+_ServerName = Annotated[
+    str,
+    Field(
+        strict=True,
+        max_length=253,
+        pattern=r"^[A-Za-z0-9_]([-A-Za-z0-9_.]*[A-Za-z0-9_])?$",
+        description="a DNS name of 1 to 253 characters",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SHAPE)
@@ -83,7 +92,7 @@ class _WorkloadShape:
 @dataclass(frozen=True, slots=True, kw_only=True, config=SHAPE)
 class _MeshTlsShape:
     identity: _Required = ""
-    server_name: _Required = ""
+    server_name: _ServerName = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=SHAPE)
@@ -166,8 +175,8 @@ def parse_workload(metadata: Metadata, raw: dict[str, Any]) -> ExternalWorkload 
     """Return the ExternalWorkload in ``raw``; ``Broken`` when it has no spec. Never raises.
 
     A port or an address that cannot be read is left out, with a Problem; so is what cannot be read of an annotation.
-    v1alpha1 writes ``meshTls`` and has one
-    address, v1beta1 ``meshTLS`` and up to two.
+    v1alpha1 writes ``meshTls`` and has one address, v1beta1 ``meshTLS`` and up to two. What the server name is goes to
+    other proxies as it is, so that it must be one.
     """
     problems = [*metadata.problems]
     spec = _read_workload(raw.get("spec"), "spec", problems)
@@ -193,6 +202,7 @@ def parse_workload(metadata: Metadata, raw: dict[str, Any]) -> ExternalWorkload 
         access=read_access_policy(annotations, problems),
         asks_identity=read_asks_identity(annotations, problems, names),
         opaque=read_opaque_ports(annotations, problems, names),
+        skipped_inbound=read_skipped_inbound(annotations, problems, names),
         problems=tuple(problems),
     )
 

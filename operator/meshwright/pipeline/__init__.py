@@ -11,6 +11,7 @@ from types import MappingProxyType
 from meshwright.emit.status import emit_broken_status, emit_limit_status, emit_route_status
 from meshwright.model.config import Config
 from meshwright.model.desired import Desired, Json, Status, UnitName
+from meshwright.model.group import Group
 from meshwright.model.linked import Verdict
 from meshwright.model.linked_server import LinkedServer
 from meshwright.model.policy import RateLimitPolicy
@@ -210,6 +211,8 @@ class Compiler:
                     yield from (problem for rule in route.rules for problem in rule.problems)
             case Service() as service:
                 yield from (*service.problems, *self._outputs.get(ref, NOTHING).problems)
+            case Group() as group:
+                yield from (*group.problems, *group.warnings)
             case other:
                 yield from other.problems
                 yield from self._servers.find_problems(other, self._outputs)
