@@ -138,6 +138,29 @@ COMMANDS = {
             ("meshwright identity show", "who issues, until when, and what is wrong"),
         ),
     ),
+    "group": Command(
+        module="meshwright.edge.group_command",
+        summary="have machines outside the cluster join, and see how they are",
+        examples=(
+            (
+                "meshwright group token create ledger -n shop",
+                "a token, and the one command to run on the machine",
+            ),
+            ("meshwright group status", "every group and its machines: who is not ready, and why"),
+        ),
+    ),
+    "agent": Command(
+        module="meshwright.edge.agent_command",
+        summary="make a machine outside the cluster part of the mesh",
+        examples=(
+            (
+                "meshwright agent install --registrar registrar.example:15013 --ca-hash sha256:… -n shop -g ledger "
+                "--token-file -",
+                "as root, once; `meshwright group token create` prints it",
+            ),
+            ("meshwright agent status", "registered? until when? what went wrong lately?"),
+        ),
+    ),
     "bootstrap": Command(
         module="meshwright.edge.bootstrap_command",
         summary="show what an Envoy that is fed by `meshwright xds` is started with",

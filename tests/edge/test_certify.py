@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshwright.cli import main
-from meshwright.edge.certify import NotCertified, certify, find_valid_leaf, split_address
+from meshwright.edge.certify import NotCertified, certify, find_valid_leaf
+from meshwright.edge.host_port import split_address
 from meshwright.edge.leaf_files import LeafFolder
 from meshwright.emit.sds import emit_anchors, emit_identity
 from meshwright.model.identity import Certificate, ServiceAccount, TrustDomain

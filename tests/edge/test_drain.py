@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from meshwright.edge.drain import wait_until_idle
-from meshwright.edge.envoy_program import find_envoy
-from meshwright.edge.proxy_command import envoy_flags, make_drain, make_shell
+from meshwright.edge.envoy_program import envoy_flags, find_envoy
+from meshwright.edge.proxy_command import make_drain, make_shell
 from meshwright.emit.admin import emit_admin_listener
 from meshwright.emit.bootstrap import emit_own_clusters, emit_process
 from meshwright.emit.connections import emit_fixed_tcp, emit_hcm

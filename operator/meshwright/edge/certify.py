@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshwright.edge.leaf_files import LeafFolder, Pair
+from meshwright.edge.self_handshake import shake_own_hands
 from meshwright.model.identity import Certificate, ServiceAccount, TrustDomain
 from meshwright.model.units import Namespace
 from meshwright.parse.certificate import parse_certificates
@@ -35,7 +36,7 @@ _ANSWER_SECONDS = 60.0
 _MAX_ANSWER_BYTES = 256 * 1024
 _SERIAL_NUMBER = "2.5.4.5"
 """RFC 4519 section 2.31, as RFC 4514 writes an attribute without a short name: the pod's UID."""
-_FLIGHTS = 8
+_WHENCE = "of this namespace (ConfigMap mw-trust-anchors)"
 _TIME_CODES = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED: OpenSSL ``include/openssl/x509_vfy.h.in``."""
 
@@ -68,8 +69,8 @@ def certify(folder: LeafFolder, signing: tuple[str, int], trust: TrustDomain) ->
         token = _read_token(folder)
         applicant = read_applicant(token)
         key = ec.generate_private_key(ec.SECP256R1())
-        chain = _ask(folder, signing, trust, token, _make_request(key))
-        pair = folder.write_pair(chain, _encode(key))
+        chain = _ask(folder, signing, trust, token, make_request(key))
+        pair = folder.write_pair(chain, encode_key(key))
         try:
             leaf = look_at(pair, folder.anchors, applicant, trust, datetime.now(UTC))
         except (NotCertified, OSError):
@@ -109,8 +110,8 @@ def look_at(pair: Pair, anchors: Path, applicant: Applicant, trust: TrustDomain,
             f"{applicant.uid}; is --trust-domain or --control-plane-namespace another one here than at the signer?"
         )
     if not leaf.not_before <= now < leaf.not_after:
-        raise NotCertified(_describe_period(leaf, now))
-    _shake_hands(pair, anchors)
+        raise NotCertified(describe_period(leaf, now))
+    shake_hands(pair, anchors)
     return leaf
 
 
@@ -132,22 +133,6 @@ def read_applicant(token: str) -> Applicant:
         raise NotCertified(
             "the pod's token is not one that is bound to a pod; project a serviceAccountToken with audience meshwright"
         ) from None
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``; an IPv6 address stands in brackets.
-
-    Raises:
-        ValueError: ``text`` is something else.
-    """
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError(f"{text!r} is not host:port; write meshwright-xds.meshwright:15012 or [fd00::1]:15012")
-    return host, int(port)
 
 
 def _ask(folder: LeafFolder, signing: tuple[str, int], trust: TrustDomain, token: str, request: str) -> str:
@@ -215,44 +200,26 @@ def _connected(
             connection.close()
 
 
-def _shake_hands(pair: Pair, anchors: Path) -> None:
+def shake_hands(pair: Pair, anchors: Path, *, whence: str = _WHENCE) -> None:
     """Let the pair speak TLS with itself, as client and as server: OpenSSL looks at key, chain, times and usages.
+
+    ``whence``: where the trust anchors come from, for the message.
 
     Raises:
         NotCertified: it finds something.
     """
-    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        for context in (server, client):
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cafile=anchors)
-            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-            context.load_cert_chain(pair.chain, pair.key)
-        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        ends = [
-            client.wrap_bio(to_client, to_server, server_side=False),
-            server.wrap_bio(to_server, to_client, server_side=True),
-        ]
-        for _ in range(_FLIGHTS):
-            ends = [end for end in ends if not _has_shaken(end)]
+        found = shake_own_hands(pair.chain, pair.key, anchors)
     except ssl.SSLCertVerificationError as error:
-        raise NotCertified(f"the certificate does not hang from the trust anchors: {_explain(error)}") from None
+        raise NotCertified(f"the certificate does not hang from the trust anchors: {_explain(error, whence)}") from None
     except ssl.SSLError as error:
         raise NotCertified(f"the certificate cannot be used: {_name(error)}") from None
-    if ends:
+    if found is None:
         raise NotCertified("the certificate cannot be used: TLS does not come to an end with it")
 
 
-def _has_shaken(end: ssl.SSLObject) -> bool:
-    try:
-        end.do_handshake()
-    except ssl.SSLWantReadError:
-        return False
-    return True
-
-
-def _describe_period(leaf: Certificate, now: datetime) -> str:
+def describe_period(leaf: Certificate, now: datetime) -> str:
+    """Return why a certificate is not valid ``now``: its times, and those of this machine's clock."""
     if now < leaf.not_before:
         off = f"{_in_words(leaf.not_before - now)} before it begins: the clock seems to be behind"
     else:
@@ -263,11 +230,11 @@ def _describe_period(leaf: Certificate, now: datetime) -> str:
     )
 
 
-def _explain(error: ssl.SSLCertVerificationError) -> str:
+def _explain(error: ssl.SSLCertVerificationError, whence: str = _WHENCE) -> str:
     said = error.verify_message
     if error.verify_code in _TIME_CODES:
         return f"{said} by this node's clock, which says {_stamp(datetime.now(UTC))}; is that right?"
-    return f"{said}; are the trust anchors of this namespace (ConfigMap mw-trust-anchors) the current ones?"
+    return f"{said}; are the trust anchors {whence} the current ones?"
 
 
 def _name(error: Exception) -> str:
@@ -288,13 +255,14 @@ def _in_words(gap: timedelta) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _make_request(key: ec.EllipticCurvePrivateKey) -> str:
+def make_request(key: ec.EllipticCurvePrivateKey) -> str:
     """Return a request without names, as PEM: they are the signer's to know."""
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(())).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _encode(key: ec.EllipticCurvePrivateKey) -> bytes:
+def encode_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -8,7 +8,8 @@ import random
 import sys
 from datetime import UTC, datetime
 
-from meshwright.edge.certify import NotCertified, certify, find_valid_leaf, split_address
+from meshwright.edge.certify import NotCertified, certify, find_valid_leaf
+from meshwright.edge.host_port import split_address
 from meshwright.edge.leaf_files import LeafFolder
 from meshwright.edge.renewal import seconds_to_renewal, seconds_to_retry
 from meshwright.model.identity import Certificate, TrustDomain

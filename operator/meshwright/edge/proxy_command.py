@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import NoReturn
 
-from meshwright.edge.certify import split_address
 from meshwright.edge.certify_command import add_identity_arguments, find_usable, read_settings, try_once
-from meshwright.edge.envoy_program import EnvoyError, find_envoy
+from meshwright.edge.envoy_program import EnvoyError, envoy_flags, find_envoy
+from meshwright.edge.host_port import split_address
 from meshwright.edge.leaf_files import LeafFolder
 from meshwright.emit.admin import admin_pipe
 from meshwright.emit.bootstrap import emit_bootstrap
@@ -28,7 +28,6 @@ BOOTSTRAP_FILE = "envoy.json"
 ANSWER_FILE = "renewal"
 LOG_LEVELS = ("trace", "debug", "info", "warning", "error", "critical", "off")
 _SHELL = "/bin/sh"
-_GRACE_SECONDS = 30
 
 RENEWAL_LOOP = r"""
 # $1: seconds until the first renewal; $2: the command that renews, and prints the seconds until the next one;
@@ -190,17 +189,6 @@ def _duration(text: str) -> Millis:
         return parse_millis(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"found {text!r}; write {error}") from error
-
-
-def envoy_flags(bootstrap: str, log_level: str, concurrency: int) -> tuple[str, ...]:
-    """Return the flags Envoy is started with. Its access log, if any, is written each second, not each ten.
-
-    Source: Envoy ``docs/root/operations/cli.rst``.
-    """
-    return (
-        *("-c", bootstrap, "--concurrency", str(concurrency), "--log-level", log_level, "--disable-hot-restart"),
-        *("--drain-time-s", str(_GRACE_SECONDS), "--file-flush-interval-msec", "1000"),
-    )
 
 
 def _await_certificate(settings: ProxySettings, signing: tuple[str, int]) -> float:

@@ -207,6 +207,21 @@ def redirect_version(redirect: Redirect, version: int, modes: Sequence[str]) -> 
     raise RedirectError(f"IPv{version} is not redirected: {'; '.join(faults)}")
 
 
+def remove_redirect() -> tuple[str, ...]:
+    """Take all rules of ours away, and return words about each table that had some.
+
+    Raises:
+        RedirectError: a table cannot be read or written.
+    """
+    said = []
+    for version in (4, 6):
+        for tables in (Tables(mode=mode, version=version) for mode in MODES):
+            if tables.is_there() and (removal := emit_removal(tables.save())):
+                tables.restore(removal)
+                said.append(f"IPv{version} is not redirected any more ({tables.mode})")
+    return tuple(said)
+
+
 def _put(tables: Tables, rules: Sequence[str], saved: str) -> str:
     if is_as_wished(rules, saved):
         return "is redirected already"
