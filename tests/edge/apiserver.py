@@ -64,6 +64,16 @@ class Fault:
         return self.watch is None or self.watch == is_watch
 
 
+@dataclass(slots=True, kw_only=True)
+class Cut:
+    """Cuts the way to the server at a write: after ``left`` others, before it is done or (``is_after``) before it is
+    answered. Nothing comes through from then on."""
+
+    left: int
+    is_after: bool
+    happened: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @dataclass(eq=False, slots=True)
 class Stream:
     """One open watch: what is put in its queue is sent. ``None`` ends it, an exception cuts it."""
@@ -87,6 +97,7 @@ class ApiServer:
         self.writes: list[Write] = []
         self.requests: Counter[tuple[str, str]] = Counter()
         self.faults: list[Fault] = []
+        self.cut: Cut | None = None
         self.streams: set[Stream] = set()
         self.url = ""
         self.stirred = asyncio.Event()
@@ -224,6 +235,7 @@ class ApiServer:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         try:
+            self._come_through(request)
             return await self._answer(request)
         except Refusal as refusal:
             return _json(refusal.body, refusal.status)
@@ -265,6 +277,7 @@ class ApiServer:
             return _json(self._list(request, resource, namespace))
         body = orjson.loads(await request.read() or b"{}")
         name = name or str((body.get("metadata") or {}).get("name") or "")
+        self._come_through(request, is_after=False)
         try:
             answer = self._write(request, resource, (namespace, name), subresource, body)
         except (Refusal, Conflict) as refusal:
@@ -272,7 +285,22 @@ class ApiServer:
             self._log(request, resource, subresource, namespace, name, code)
             raise
         self._log(request, resource, subresource, namespace, name, 200)
+        self._come_through(request, is_after=True)
         return _json(answer)
+
+    def _come_through(self, request: web.Request, *, is_after: bool | None = None) -> None:
+        """Cut the connection of a request if it is to be cut here. ``is_after`` ``None``: it has just come."""
+        cut = self.cut
+        if cut is None:
+            return
+        if is_after is cut.is_after:
+            if not cut.left:
+                cut.happened.set()
+            cut.left -= 1
+        if cut.happened.is_set():
+            assert request.transport is not None
+            request.transport.abort()
+            raise Refusal(503, "Cut")
 
     def _log(
         self, request: web.Request, resource: Resource | None, sub: str, namespace: str, name: str, status: int
@@ -313,7 +341,7 @@ class ApiServer:
             case "POST":
                 return self.cluster.create(resource, key, body, manager)
             case "DELETE":
-                return self.cluster.delete(resource, key, (body.get("preconditions") or {}).get("uid"))
+                return self.cluster.delete(resource, key, body.get("preconditions") or {})
             case "PATCH" if "apply-patch" in content_type:
                 is_forced = request.query.get("force") == "true"
                 return self.cluster.apply(resource, key, body, manager, is_forced=is_forced)

@@ -170,6 +170,13 @@ class Cluster:
 
     def apply(self, resource: Resource, key: Key, body: Json, manager: str, *, is_forced: bool) -> Json:
         old = self.get(resource, *key)
+        # apiserver pkg/registry/generic/registry/store.go Update: a version is compared with what is there, and says
+        # nothing where nothing is; endpoints/handlers/patch.go: an object with a uid cannot be made.
+        asked, have = body.get("metadata") or {}, (old or {}).get("metadata") or {}
+        if (old is not None and asked.get("resourceVersion") not in (None, have["resourceVersion"])) or asked.get(
+            "uid"
+        ) not in (None, have.get("uid")):
+            raise Refusal(409, "Conflict", "the object has been modified")
         where = (resource.group, resource.plural, *key)
         owned = copy.deepcopy(self._owned.get(where, {}))
         raw = apply_fields(owned, copy.deepcopy(old or {}), body, manager, is_forced=is_forced)
@@ -180,10 +187,11 @@ class Cluster:
         self._owned[where] = owned
         return self._store(resource, key, raw, old, manager)
 
-    def delete(self, resource: Resource, key: Key, uid: str | None) -> Json:
+    def delete(self, resource: Resource, key: Key, preconditions: Json) -> Json:
         old = self.existing(resource, *key)
-        if uid not in (None, old["metadata"]["uid"]):
-            raise Refusal(409, "Conflict", "the uid in the precondition is another")
+        for name in ("uid", "resourceVersion"):
+            if preconditions.get(name) not in (None, old["metadata"][name]):
+                raise Refusal(409, "Conflict", f"the {name} in the precondition is another")
         self.remove(resource, *key)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 

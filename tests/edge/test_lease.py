@@ -128,3 +128,40 @@ async def test_a_dead_holders_time_counts_from_when_its_record_was_seen(server: 
     async with wanting(server, tmp_path, "one") as (one, _):
         await server.eventually(one.may_write)
         assert boot_seconds() - started >= 1.0
+
+
+async def test_a_lease_that_ran_out_with_nobody_else_in_sight_is_orphaned_until_it_is_ours_again(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    async with wanting(server, tmp_path, "one") as (one, told):
+        await server.eventually(one.may_write)
+        assert not one.is_orphaned()
+        server.fail("leases", 0, method="*")
+        await server.eventually(one.is_orphaned)
+        await server.eventually(lambda: told == [True, False])
+        assert one.is_orphaned()
+        server.heal()
+        await server.eventually(lambda: told == [True, False, True])
+        assert (one.is_orphaned(), one.has_kept()) == (False, True)
+
+
+async def test_a_lease_that_somebody_else_has_or_had_is_no_orphan(server: ApiServer, tmp_path: Path) -> None:
+    async with wanting(server, tmp_path, "one") as (one, told):
+        await server.eventually(one.may_write)
+        server.fail("leases", 0, method="*")
+        await server.eventually(lambda: told == [True, False])
+        thief = {"holderIdentity": "thief", "leaseDurationSeconds": 1}
+        server.cluster.edit(LEASES, "mesh", "operator", lambda raw: raw["spec"].update(thief))
+        server.heal()
+        await server.eventually(lambda: not one.is_orphaned())
+        await server.eventually(lambda: told == [True, False, True])
+        assert not one.has_kept()
+
+
+async def test_a_renewal_that_comes_too_late_is_told_as_a_loss_and_as_a_gain(server: ApiServer, tmp_path: Path) -> None:
+    clock = Clock()
+    async with wanting(server, tmp_path, "one", clock) as (one, told):
+        await server.eventually(one.may_write)
+        clock.ahead += 20.0
+        await server.eventually(lambda: told == [True, False, True])
+        assert one.has_kept()

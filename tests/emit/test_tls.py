@@ -82,7 +82,7 @@ def test_every_endpoint_says_who_it_is_or_that_it_is_nobody() -> None:
         at("10.0.0.3", "Pod/old"),
         at("10.0.0.4", "Pod/unknown"),
         at("10.0.0.5"),
-        at("10.0.0.6", "ExternalWorkload/one"),
+        at("10.0.0.6", "Node/one"),
     )
     assert found == {
         "10.0.0.1": peer(peer=web, pod="one"),

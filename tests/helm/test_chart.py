@@ -91,9 +91,13 @@ OPAQUE = "--opaque-ports=25,587,3306,4444,5432,6379,9300,11211"
                 "--default-inbound-policy=all-unauthenticated",
                 "--cluster-networks=10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8",
                 "--probe-networks=0.0.0.0/0,::/0",
+                "--registrar",
+                "--registrar-port=15013",
+                "--pod-ip=$(POD_IP)",
+                "--node-name=$(NODE_NAME)",
                 "--more",
             ],
-            {"metrics": 8080},
+            {"metrics": 8080, "registrar": 15013},
         ),
         (
             "xds",
@@ -139,8 +143,11 @@ def test_a_process_is_started_with_its_arguments_and_looked_at_on_its_metrics_po
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["meshwright", process]
     assert container["args"] == args
+    known = {"POD_NAMESPACE": "metadata.namespace"} | (
+        {"POD_IP": "status.podIP", "NODE_NAME": "spec.nodeName"} if process == "operator" else {}
+    )
     assert container["env"] == [
-        {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in known.items()
     ]
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
@@ -271,7 +278,7 @@ def test_the_network_policy_lets_out_dns_and_the_api_server_alone(helm: Helm) ->
         "meshwright-webhook": out,
     }
     assert {name: [port["port"] for port in raw["spec"]["ingress"][0]["ports"]] for name, raw in policies.items()} == {
-        "meshwright-operator": [8080],
+        "meshwright-operator": [15013, 8080],
         "meshwright-xds": [15010, 15012, 8080],
         "meshwright-webhook": [9443, 8080],
     }
@@ -394,7 +401,7 @@ def test_helm_test_asks_every_process_whether_they_are_ready(default: tuple[Json
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert pod["spec"]["automountServiceAccountToken"] is False
     (container,) = pod["spec"]["containers"]
-    services = of_kind(default, "Service")
+    services = [f"meshwright-{process}" for process in PROCESSES]
     assert container["args"][1:] == [f"http://{name}.mesh:8080/readyz" for name in sorted(services)]
     compile(container["args"][0], "ready", "exec")
 
@@ -414,6 +421,7 @@ def test_the_notes_name_what_to_do_next_for_this_release(helm: Helm) -> None:
         "kubectl annotate namespace shop config.linkerd.io/default-inbound-policy=audit",
         "kubectl -n shop rollout restart deployment,statefulset,daemonset",
         "meshwright audit --control-plane-namespace mesh -n shop",
+        "meshwright group token create --control-plane-namespace mesh -n shop ledger",
     ]
 
 

@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from meshwright.edge.resources import RESOURCES
+from meshwright.model.group import HeartbeatLoss, IdentityScope, JoinMode, Reachability, RegistrationPolicy
 from meshwright.model.policy import AccessPolicy, ProxyProtocol
 from meshwright.model.ref import Kind
-from meshwright.parse.kinds import KINDS, KindRow
+from meshwright.parse.kinds import KINDS, KindRow, parse_object
+from meshwright.parse.registration import FIELDS
 from tests.helm.conftest import CHARTS, Helm, Json
 
 DEFINITIONS = CHARTS.parent / "crds"
@@ -41,9 +43,11 @@ def test_a_cluster_that_has_the_definitions_can_do_without(helm: Helm) -> None:
     def groups(*sets: str) -> set[str]:
         return {raw["spec"]["group"] for raw in helm.render(*sets, chart="meshwright-crds")}
 
-    assert groups("externalWorkload=false") == {"policy.linkerd.io"}
-    assert groups("policy=false") == {"workload.linkerd.io"}
-    assert groups("policy=false", "externalWorkload=false") == set()
+    joined = {"workload.buoyant.io", "meshwright.dev"}
+    assert groups("externalWorkload=false") == {"policy.linkerd.io", *joined}
+    assert groups("policy=false") == {"workload.linkerd.io", *joined}
+    assert groups("externalGroup=false") == {"policy.linkerd.io", "workload.linkerd.io"}
+    assert groups("policy=false", "externalWorkload=false", "externalGroup=false") == set()
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +189,75 @@ def test_schemas_take_the_words_that_parsing_takes() -> None:
     assert found["v1beta3"]["accessPolicy"]["enum"] == list(AccessPolicy)
     assert {name for name, fields in found.items() if "accessPolicy" in fields} == {"v1beta3"}
     assert {name for name, fields in found.items() if "externalWorkloadSelector" in fields} == {"v1beta3", "v1beta2"}
+
+
+GROUPS = DEFINITIONS / "externalgroups.workload.buoyant.io.yaml"
+POLICIES = DEFINITIONS / "registrationpolicies.meshwright.dev.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "has_status", "columns"),
+    [
+        (GROUPS, Kind.EXTERNAL_GROUP, True, ["Total", "Ready", "Accepted", "Selected", "Age"]),
+        (POLICIES, Kind.REGISTRATION_POLICY, False, ["Group", "Modes", "Age"]),
+    ],
+    ids=["groups", "policies"],
+)
+def test_the_kinds_that_machines_join_by_are_served_in_the_version_that_we_read(
+    file: Path, kind: Kind, has_status: bool, columns: list[str]
+) -> None:
+    raw = yaml.safe_load(file.read_text())
+    spec, row = raw["spec"], KINDS[kind]
+    assert raw["metadata"]["name"] == f"{row.plural}.{kind.group}"
+    assert (spec["group"], spec["names"]["kind"], spec["scope"]) == (kind.group, kind.word, "Namespaced")
+    (version,) = spec["versions"]
+    assert ((version["name"],), version["served"], version["storage"]) == (row.versions, True, True)
+    assert ("status" in version.get("subresources", {})) is has_status
+    assert [column["name"] for column in version["additionalPrinterColumns"]] == columns
+    schema = version["schema"]["openAPIV3Schema"]
+    assert [name for name, field in properties(schema) if "description" not in field] == []
+    for part in parts(schema):
+        for rule in part.get("x-kubernetes-validations", ()):
+            assert rule.keys() == {"rule", "message"}
+
+
+def test_what_a_group_says_besides_is_kept() -> None:
+    (version,) = yaml.safe_load(GROUPS.read_text())["spec"]["versions"]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    strict = [part for part in parts(spec) if part.get("type") == "object" and "additionalProperties" not in part]
+    assert all(part.get("x-kubernetes-preserve-unknown-fields") for part in strict)
+    # What is wrong is told by the status, so it must get that far.
+    assert not [part for part in parts(spec) if part.keys() & {"minimum", "maximum", "enum", "pattern", "maxItems"}]
+
+
+def test_the_schema_of_policies_has_the_fields_the_words_and_the_bounds_of_parsing() -> None:
+    (version,) = yaml.safe_load(POLICIES.read_text())["spec"]["versions"]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    fields = spec["properties"]
+    assert {name: tuple(field.get("properties", ())) for name, field in fields.items()} == {
+        name: FIELDS.get(name, ()) for name in FIELDS[""]
+    }
+    for name, words in (
+        ("identityScope", IdentityScope),
+        ("heartbeatLoss", HeartbeatLoss),
+        ("reachability", Reachability),
+    ):
+        assert fields[name]["enum"] == [word.value for word in words]
+    assert fields["modes"]["items"]["enum"] == [mode.value for mode in JoinMode]
+    for place, name in [("limits", "instances"), *(("timers", name) for name in FIELDS["timers"])]:
+        least, most = (fields[place]["properties"][name][bound] for bound in ("minimum", "maximum"))
+        wanted = f"a whole number from {least} to {most}" if place == "limits" else f"{least} to {most} seconds"
+        for number in (least - 1, least, most, most + 1):
+            is_told = f"found {number}; write {wanted}" in tell(place, {name: number})
+            assert is_told is not (least <= number <= most)
+
+
+def tell(place: str, said: Json) -> list[str]:
+    """Return what parsing says of a policy with one part, at ``place``."""
+    spec = {"targetRef": {"group": "workload.buoyant.io", "kind": "ExternalGroup", "name": "a"}, place: said}
+    metadata = {"name": "a", "namespace": "b"}
+    parsed = parse_object(
+        {"apiVersion": "meshwright.dev/v1alpha1", "kind": "RegistrationPolicy", "metadata": metadata, "spec": spec}
+    )
+    assert isinstance(parsed, RegistrationPolicy)
+    return [problem.message for problem in parsed.problems]

@@ -8,6 +8,8 @@ import pytest
 from meshwright.edge.client import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from meshwright.edge.delivery import SERVICE_CIDRS, WATCHED
 from meshwright.edge.events import EVENTS
+from meshwright.edge.registrar.ranges import NODES
+from meshwright.edge.registrar.rivals import LEASE_NAME as RIVAL
 from meshwright.edge.resources import LEASES, LOCAL_OUTPUTS, OUTPUTS, RESOURCES
 from meshwright.edge.selection import PODS
 from meshwright.edge.tokens import TOKEN_REVIEWS
@@ -16,6 +18,7 @@ from meshwright.edge.webhook_certificate import BELIEVERS, SECRETS
 from meshwright.edge.webhook_certificate import SECRET as WEBHOOK
 from meshwright.emit.slices import LABEL_SLICE_MANAGER, SLICE_MANAGER
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY, LABEL_UNIT
+from meshwright.model.group import TOKEN_TYPE
 from meshwright.model.ref import Kind
 from meshwright.parse.kinds import KINDS
 from tests.helm.conftest import Helm, Json, of_kind
@@ -66,12 +69,35 @@ def test_the_operator_may_do_what_its_tables_say_and_nothing_else(default: tuple
         needed |= allow(RESOURCES[kind], *READ, "create", "patch", "delete")
     # Whom Servers select, and telling what is wrong where there is no status.
     needed |= allow(PODS, "list", "watch") | allow(EVENTS, "create")
+    # Machines that have joined, and where none can be.
+    needed |= allow(RESOURCES[Kind.EXTERNAL_WORKLOAD], "create", "patch", "delete")
+    needed |= allow(RESOURCES[Kind.EXTERNAL_WORKLOAD], "patch", part="/status")
+    needed |= allow(RESOURCES[Kind.EXTERNAL_GROUP], "patch", part="/status")
+    needed |= allow(NODES, "list") | allow(SERVICE_CIDRS, "list") | allow(LEASES, "list", name=RIVAL)
     # What the API server believes of the webhook.
     for resource, name in BELIEVERS:
         needed |= allow(resource, "get", "patch", name=name)
     # Asked of whoever writes an owner reference that blocks the owner's deletion, as those of slices do.
     needed |= allow(RESOURCES[Kind.SERVICE], "update", part="/finalizers")
     assert of_role(default, "ClusterRole", "operator") == needed
+
+
+def test_without_the_registrar_the_operator_writes_nothing_of_machines(helm: Helm, default: tuple[Json, ...]) -> None:
+    without = helm.render("registrar.enabled=false")
+    gone = {
+        (resource, name, verb)
+        for kind in ("ClusterRole", "Role")
+        for _, resource, name, verb in of_role(default, kind, "operator") - of_role(without, kind, "operator")
+    }
+    assert gone == {
+        *(("externalworkloads", "*", verb) for verb in ("create", "patch", "delete")),
+        ("externalworkloads/status", "*", "patch"),
+        ("externalgroups/status", "*", "patch"),
+        ("nodes", "*", "list"),
+        ("servicecidrs", "*", "list"),
+        ("leases", RIVAL, "list"),
+        *(("secrets", "*", verb) for verb in (*READ, "patch")),
+    }
 
 
 READ_SECRETS = allow(SECRETS, *READ, name=ISSUER) | allow(SECRETS, *READ, name=WEBHOOK)
@@ -94,6 +120,8 @@ def test_in_its_own_namespace_the_operator_asks_for_certificates_and_knows_two_s
     helm: Helm, sets: tuple[str, ...], secrets: Grants
 ) -> None:
     needed = allow(LEASES, "create") | allow(LEASES, "get", "update", name="meshwright-operator")
+    # Join tokens, which have no names before they are made.
+    needed |= allow(SECRETS, *READ, "patch")
     for kind in LOCAL_OUTPUTS:
         needed |= allow(RESOURCES[kind], *READ, "create", "patch", "delete")
     assert of_role(helm.render(*sets), "Role", "operator") == needed | secrets
@@ -101,6 +129,10 @@ def test_in_its_own_namespace_the_operator_asks_for_certificates_and_knows_two_s
 
 def test_delivery_may_only_read_and_have_tokens_reviewed(default: tuple[Json, ...]) -> None:
     needed = allow(SERVICE_CIDRS, "list") | allow(TOKEN_REVIEWS, "create")
+    for kind in (kind for kind, _ in WATCHED if RESOURCES[kind].is_custom):
+        # Whether the kind is gone, or only not served yet.
+        where = RESOURCES[kind]
+        needed |= allow(CUSTOM_RESOURCE_DEFINITIONS, "get", name=f"{where.plural}.{where.group}")
     for kind, _ in WATCHED:
         needed |= allow(RESOURCES[kind], *READ)
     assert of_role(default, "ClusterRole", "xds") == needed
@@ -155,6 +187,8 @@ def test_the_admission_policy_speaks_of_our_account_and_the_labels_that_we_write
         LABEL_SLICE_MANAGER,
         SLICE_MANAGER,
         "mw-",
+        TOKEN_TYPE,
+        WEBHOOK,
     }
     watched = {
         (group, resource, operation)
@@ -165,6 +199,13 @@ def test_the_admission_policy_speaks_of_our_account_and_the_labels_that_we_write
         (RESOURCES[kind].group, RESOURCES[kind].plural, operation)
         for kind in OUTPUTS | LOCAL_OUTPUTS
         for operation in ("CREATE", "UPDATE", "DELETE")
+    } | {
+        *(
+            (Kind.EXTERNAL_WORKLOAD.group, f"externalworkloads{part}", operation)
+            for part in ("", "/status")
+            for operation in ("CREATE", "UPDATE", "DELETE")
+        ),
+        ("", "secrets", "UPDATE"),
     }
     binding = of_kind(default, "ValidatingAdmissionPolicyBinding")["meshwright-operator-writes"]
     assert binding["spec"] == {"policyName": "meshwright-operator-writes", "validationActions": ["Deny"]}

@@ -41,7 +41,7 @@ capabilities:
 {{- end }}
 
 {{- /* A process's Deployment; the argument has root, process, settings, args and ports. Optional: volumes, mounts, and
-annotations of its Pods. */ -}}
+annotations of its Pods, and env. */ -}}
 {{- define "meshwright.deployment" -}}
 {{- $root := .root -}}
 {{- $names := list .root .process -}}
@@ -107,6 +107,9 @@ spec:
               valueFrom:
                 fieldRef:
                   fieldPath: metadata.namespace
+            {{- with .env }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
           ports:
             {{- toYaml .ports | nindent 12 }}
           # Only until the process answers. A first sync that takes long must not start it over: readiness waits for that.

@@ -287,11 +287,14 @@ class Client:
         path = resource.path(namespace, name)
         return await self._call("PATCH", path, query=_query(fieldManager=manager), body=steps, content_type=JSON_PATCH)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "") -> None:
-        """Delete an object: only the one with this ``uid``, when given (else `ApiError` 409)."""
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, *, uid: str = "", resource_version: str = ""
+    ) -> None:
+        """Delete an object: only the one with this ``uid``, and as it was at ``resource_version``, when given (else
+        `ApiError` 409)."""
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid:
-            body["preconditions"] = {"uid": uid}
+        if found := _query(uid=uid, resourceVersion=resource_version):
+            body["preconditions"] = found
         await self._call("DELETE", resource.path(namespace, name), body=body)
 
     async def served_versions(self, resource: Resource) -> frozenset[str]:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from meshwright.edge.clock import utc_now
 from meshwright.edge.identity_metrics import IdentityMetrics
-from meshwright.edge.leaves import Issuer, SignedLeaf, make_issuer, make_leaf
+from meshwright.edge.leaves import Issuer, SignedLeaf, make_issuer, make_named_leaf
 from meshwright.link.trust import choose_anchors, find_end, may_sign
 from meshwright.model.desired import Json
 from meshwright.model.identity import Certificate, IssuerSecret, ServiceAccount, TrustBundle, TrustDomain
@@ -68,6 +68,7 @@ class Signer:
         """What keeps the newest issuer, or the newest bundle, from being used."""
         self.changed: Callable[[], None] = lambda: None
         self._shown: tuple[Certificate, ...] = ()
+        self._shown_pem = b""
         self._lifetime = lifetime
         self._metrics = metrics
         self._bundle_key = bundle_key
@@ -88,7 +89,7 @@ class Signer:
     @property
     def anchors_pem(self) -> bytes:
         """The anchors that proxies are measured by."""
-        return encode_pem(self._shown).encode()
+        return self._shown_pem
 
     def put_issuer(self, raw: Json | None) -> None:
         """Take the issuer's Secret, ``None`` when it is gone. Never raises."""
@@ -126,6 +127,7 @@ class Signer:
         self._shown = choose_anchors(self.anchors, now)
         self._tell(problems)
         if before != (self._issuer, self.anchors, self._shown):
+            self._shown_pem = encode_pem(self._shown).encode()
             self.changed()
 
     def sign(self, key: ec.EllipticCurvePublicKey, account: ServiceAccount, uid: str) -> SignedLeaf:
@@ -134,11 +136,19 @@ class Signer:
         Raises:
             NoIssuer: none may sign now.
         """
+        return self.sign_machine(key, uri=self.trust.uri(account), dns=self.trust.dns(account), uid=uid)
+
+    def sign_machine(self, key: ec.EllipticCurvePublicKey, *, uri: str, dns: str, uid: str) -> SignedLeaf:
+        """Return a leaf for the key of a machine outside the cluster.
+
+        Raises:
+            NoIssuer: none may sign now.
+        """
         now = self._clock()
         issuer = self._issuer
         if issuer is None or not self._is_usable or issuer.not_after <= now:
             raise NoIssuer("; ".join(map(str, self.problems)) or "the issuer has expired")
-        return make_leaf(issuer, key, account=account, uid=uid, trust=self.trust, lifetime=self._lifetime, now=now)
+        return make_named_leaf(issuer, key, uri=uri, dns=dns, uid=uid, lifetime=self._lifetime, now=now)
 
     def _adopt(self, offer: _Offer | Problem, now: datetime) -> tuple[Problem, ...]:
         """Use what is offered from now on, unless it is in use already; or return why it may not be."""

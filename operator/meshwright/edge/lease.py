@@ -74,6 +74,8 @@ class Lease:
         self._rng = rng or random.Random()
         self._held_until = float("-inf")
         self._is_leading = False
+        self._is_orphaned = False
+        self._has_kept = False
         self._seen = Record("", "")
         self._seen_at = 0.0
         self._raw: Json | None = None
@@ -90,6 +92,15 @@ class Lease:
     def may_write(self) -> bool:
         """Return whether the Lease was renewed recently enough that nobody else can hold it. For any thread."""
         return self._clock() < self._held_until
+
+    def is_orphaned(self) -> bool:
+        """Return whether it was ours last and could not be renewed, and nobody else is known to have it: the API server
+        is away, as far as can be told from here. For any thread."""
+        return (self._is_leading or self._is_orphaned) and not self.may_write()
+
+    def has_kept(self) -> bool:
+        """Return whether nobody else can have held it between the last two times that it was acquired here."""
+        return self._has_kept
 
     def is_alive(self) -> bool:
         """Return whether the Lease's thread runs; if not, nobody renews or acquires any more."""
@@ -126,10 +137,12 @@ class Lease:
         except (ApiError, Unreachable) as error:
             self._raw = None  # what is stored now is not known
             log.warning("lease %s/%s: %s", self._namespace, self._name, error)
-            if self._is_leading and isinstance(error, ApiError) and error.status in (404, 409):
-                self._lose("somebody else changed it")
+            if isinstance(error, ApiError) and error.status in (404, 409):
+                self._is_orphaned = False
+                if self._is_leading:
+                    self._lose("somebody else changed it")
         if self._is_leading and not self.may_write():
-            self._lose("it could not be renewed in time")
+            self._run_out()
 
     async def _attempt(self, client: Client) -> None:
         # A leader renews from what it wrote last, in one request; anybody else looks first.
@@ -142,6 +155,7 @@ class Lease:
         if record != self._seen:
             self._seen, self._seen_at = record, self._clock()
         if holder not in ("", self.identity):
+            self._is_orphaned = False
             if self._is_leading:
                 self._lose(f"{holder} took it")
             wait = float(spec.get("leaseDurationSeconds") or self._timing.duration)
@@ -149,9 +163,13 @@ class Lease:
                 return
         asked = self._clock()
         self._raw = await self._write(client, raw, holder)
+        if self._is_leading and not self.may_write():
+            # Too late: what was to be written meanwhile was not, and who is told so plans it again.
+            self._run_out()
         self._held_until = asked + self._timing.renew
         if not self._is_leading:
-            self._is_leading = True
+            self._has_kept = self._is_orphaned and holder == self.identity
+            self._is_leading, self._is_orphaned = True, False
             log.info("lease %s/%s: held by %s now", self._namespace, self._name, self.identity)
             self._told(True)
 
@@ -187,6 +205,7 @@ class Lease:
     async def _release(self, client: Client) -> None:
         was_held, raw = self.may_write(), self._raw
         self._held_until = float("-inf")
+        self._is_leading = self._is_orphaned = False
         if not was_held or raw is None:
             return
         spec = dict(raw["spec"]) | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time()}
@@ -195,6 +214,10 @@ class Lease:
             log.info("lease %s/%s: released", self._namespace, self._name)
         except (ApiError, Unreachable) as error:
             log.warning("lease %s/%s: not released, it will run out: %s", self._namespace, self._name, error)
+
+    def _run_out(self) -> None:
+        self._is_orphaned = True
+        self._lose("it could not be renewed in time")
 
     def _lose(self, why: str) -> None:
         self._held_until = float("-inf")

@@ -115,12 +115,29 @@ def make_leaf(
     """Return a leaf for ``account``, bound by its subject to the pod ``uid``. It ends with its issuer at the latest.
 
     Names: the URI and DNS forms of the account's identity. It may be a server's and a client's, and signs nothing.
+    """
+    uri, dns = trust.uri(account), trust.dns(account)
+    return make_named_leaf(issuer, key, uri=uri, dns=dns, uid=uid, lifetime=lifetime, now=now)
+
+
+def make_named_leaf(
+    issuer: Issuer,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    uri: str,
+    dns: str,
+    uid: str,
+    lifetime: timedelta,
+    now: datetime,
+) -> SignedLeaf:
+    """Return a leaf with two names, bound by its subject to the pod or machine ``uid``. It ends with its issuer at the
+    latest. It may be a server's and a client's, and signs nothing.
 
     Source: RFC 5280 sections 4.1.2.2 (serial), 4.2.1 (extensions); SPIFFE X.509-SVID sections 2, 4.
     """
     now = now.replace(microsecond=0)
     not_after = min(now + lifetime, issuer.not_after)
-    names = (x509.UniformResourceIdentifier(trust.uri(account)), x509.DNSName(trust.dns(account)))
+    names = (x509.UniformResourceIdentifier(uri), x509.DNSName(dns))
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name((x509.NameAttribute(NameOID.SERIAL_NUMBER, uid),)))

@@ -21,12 +21,16 @@ from meshwright.edge.loop import Rounds, Slices
 from meshwright.edge.metrics import Metrics
 from meshwright.edge.opaque_flag import add_opaque_ports
 from meshwright.edge.policy_flags import add_policy_arguments, read_policy_arguments
-from meshwright.edge.problem_events import Pace
+from meshwright.edge.problem_events import Pace, Source
+from meshwright.edge.registrar.flags import RegistrarOptions, add_registrar_arguments, read_registrar_arguments
+from meshwright.edge.registrar.registrar import NEEDED, Registrar
+from meshwright.edge.registrar.tenure import Always
 from meshwright.edge.replica import Replica
 from meshwright.edge.selection import LOOK_SECONDS
-from meshwright.edge.watch import Timing
+from meshwright.edge.watch import State, Timing
 from meshwright.edge.webhook_certificate import WebhookCertificate
 from meshwright.model.config import Config
+from meshwright.model.ref import Kind
 from meshwright.model.units import Namespace
 from meshwright.parse.bundle_source import BundleSource
 from meshwright.parse.kinds import parse_object
@@ -60,6 +64,7 @@ class Options:
     lease_timing: LeaseTiming = field(default_factory=LeaseTiming)
     pace: Pace = field(default_factory=Pace)
     look_seconds: float = LOOK_SECONDS
+    registrar: RegistrarOptions | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_identity_arguments(add)
     add_opaque_ports(add)
     add_policy_arguments(parser)
+    add_registrar_arguments(parser)
     add("--lease-name", LEASE_NAME, "the Lease whose holder writes")
     add("--lease-namespace", "", "the Lease's namespace, if it is not the control plane's")
     add("--metrics-port", str(METRICS_PORT), "port of /metrics, /healthz and /readyz", type=int)
@@ -91,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     set_up_logs(style=args.log_format, level=args.log_level)
     try:
         config, bundle = read_identity_arguments(args)
+        registrar = read_registrar_arguments(args)
     except ValueError as error:
         log.error("cannot start: %s", error)
         return 2
@@ -104,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         config=replace(config, opaque_ports=args.opaque_ports, policy=read_policy_arguments(args)),
         bundle=bundle,
         webhook_certificate=args.webhook_certificate,
+        registrar=registrar,
     )
     return asyncio.run(_run_until_signal(options))
 
@@ -158,10 +166,13 @@ async def serve(
             pace=options.pace,
             look_seconds=options.look_seconds,
         )
+        registrar = _make_registrar(options, config, client, replica, lease, metrics)
 
         def told(is_held: bool) -> None:
             metrics.set_leading(is_held)
             (replica.lead if is_held else replica.follow)()
+            if registrar is not None:
+                (registrar.lead if is_held else registrar.follow)()
 
         def defined(group: str, plural: str, is_there: bool) -> None:
             with suppress(RuntimeError):  # the loop is closed: too late to matter
@@ -177,7 +188,7 @@ async def serve(
         port = await stack.enter_async_context(serving(app, options.metrics_host, options.metrics_port))
         life = Life(login=client.login, defined=defined, restarted=metrics.count_restart)
         life.start()
-        work = asyncio.create_task(_run_all(_make_workers(options, client, replica, lease)))
+        work = asyncio.create_task(_run_all(_make_workers(options, client, replica, lease, registrar)))
         stack.push_async_callback(_cancel, work)
         if lease is None:
             told(True)
@@ -189,23 +200,52 @@ async def serve(
             await _until(stopping, work)
         finally:
             log.info("stopping")
-            await asyncio.gather(replica.stop(DRAIN_SECONDS), asyncio.to_thread(life.stop))
+            stops = [each.stop(DRAIN_SECONDS) for each in (replica, registrar) if each is not None]
+            await asyncio.gather(*stops, asyncio.to_thread(life.stop))
             if lease is not None:
                 await asyncio.to_thread(lease.stop)
     log.info("stopped")
 
 
-def _make_workers(options: Options, client: Client, replica: Replica, lease: Lease | None) -> tuple[Worker, ...]:
+def _make_workers(
+    options: Options, client: Client, replica: Replica, lease: Lease | None, registrar: Registrar | None
+) -> tuple[Worker, ...]:
     """Return what runs for as long as the process does."""
+    workers = (replica.run,) if registrar is None else (replica.run, registrar.run)
     if options.webhook_certificate == "none":
-        return (replica.run,)
+        return workers
     certificate = WebhookCertificate(
         client=client,
         namespace=options.namespace,
         may_write=lambda: replica.slots.is_open and (lease is None or lease.may_write()),
         makes=options.webhook_certificate == "operator",
     )
-    return replica.run, certificate.run
+    return *workers, certificate.run
+
+
+def _make_registrar(
+    options: Options, config: Config, client: Client, replica: Replica, lease: Lease | None, metrics: Metrics
+) -> Registrar | None:
+    """Return what lets machines join, listening to ``replica``; ``None`` when none may."""
+    if options.registrar is None:
+        return None
+    replica.registrar = registrar = Registrar(
+        client=client,
+        config=config,
+        bundle_key=options.bundle.key if options.bundle is not None else None,
+        options=options.registrar,
+        lease=lease or Always(),
+        collected=metrics.registry,
+        is_ready=lambda: replica.is_compiled and all(replica.reflectors[kind].state.is_settled for kind in NEEDED),
+        is_away=lambda: replica.reflectors[Kind.EXTERNAL_WORKLOAD].state is State.FAILING,
+        where=lambda kind: replica.reflectors[kind].resource,
+        tell=lambda ref, found: replica.events.put(Source.MACHINES, ref, found),
+        rivals_changed=replica.write_slices,
+        wrote=metrics.count_write,
+        failed=replica.failed,
+        timing=options.timing,
+    )
+    return registrar
 
 
 async def _run_all(workers: tuple[Worker, ...]) -> None:

@@ -35,6 +35,8 @@ WITHOUT_STATUS = frozenset(row.kind for row in KINDS.values() if not row.has_sta
 """The kinds whose authors are told this way."""
 MOST, MOST_OF_AN_OBJECT = 20_000, 10
 """So many things are known at a time, in all and of one object; what is beyond that is logged and counted, not told."""
+MAX_LOGGED = 100
+"""How many objects' problems one round logs."""
 _LINGERING = frozenset((Reason.SELECTS_NOTHING,))
 _IDLE_SECONDS = 5.0
 _REFUSED = (401, 403)
@@ -46,6 +48,7 @@ class Source(Enum):
 
     COMPILE = "compile"
     PODS = "pods"
+    MACHINES = "machines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +297,16 @@ class ProblemEvents:
 def key_problems(problems: Iterable[Problem]) -> dict[str, Problem]:
     """Return problems that say the same for as long as they last, by what they say."""
     return {f"{each.reason}\n{each}": each for each in problems}
+
+
+def log_problems(problems: Mapping[Ref, tuple[Problem, ...]]) -> None:
+    """Log what is wrong with objects, not with too many of them; metrics count them all."""
+    found = [(ref, each) for ref, each in problems.items() if each]
+    for ref, each in found[:MAX_LOGGED]:
+        for problem in each:
+            log.warning("%s: %s", ref, problem)
+    if len(found) > MAX_LOGGED:
+        log.warning("%d more objects have problems", len(found) - MAX_LOGGED)
 
 
 def _put_last(known: dict[K, V], key: K, value: V) -> None:

@@ -17,7 +17,8 @@ from meshwright.edge.guard import Guard
 from meshwright.edge.loop import Loop, Round, Rounds
 from meshwright.edge.mesh_identity import MeshIdentity, Verdict, is_mesh_output
 from meshwright.edge.metrics import Metrics
-from meshwright.edge.problem_events import Pace, ProblemEvents, Source, key_problems
+from meshwright.edge.problem_events import Pace, ProblemEvents, Source, key_problems, log_problems
+from meshwright.edge.registrar.audience import Audience, Nobody, keep_managed_fields
 from meshwright.edge.resources import (
     LOCAL_OUTPUTS,
     LOCAL_SOURCES,
@@ -32,7 +33,7 @@ from meshwright.edge.selection import LOOK_SECONDS, Selection
 from meshwright.edge.status_writer import StatusWriter
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
-from meshwright.edge.watch import Put, Reflector, State, Timing
+from meshwright.edge.watch import Put, Reflector, State, Timing, drop_managed_fields
 from meshwright.emit.inbound_unit import emit_defaults_unit, make_defaults_name
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY, Config
 from meshwright.model.ref import Kind, Ref
@@ -44,8 +45,6 @@ STILL_SECONDS = 450.0
 """A reflector that did nothing for longer than any stream lives is stuck."""
 ROUND_SECONDS = 180.0
 """A round that takes longer is stuck."""
-MAX_LOGGED = 100
-"""How many objects' problems one round logs; metrics count them all."""
 
 
 class Replica:
@@ -98,7 +97,9 @@ class Replica:
             wrote=metrics.count_write,
         )
         self._outputs, self._statuses = outputs, statuses
-        self.slots = Slots(write=self._write, failed=self._failed)
+        self.slots = Slots(write=self._write, failed=self.failed)
+        self.registrar: Audience = Nobody()
+        """Who hears of machines outside the cluster beside the compiler."""
         self.reflectors: dict[Kind, Reflector] = {
             source.kind: Reflector(
                 client=client,
@@ -108,6 +109,7 @@ class Replica:
                 put=self._put,
                 changed=self._changed,
                 labels=source.labels,
+                project=keep_managed_fields if source.kind is Kind.EXTERNAL_WORKLOAD else drop_managed_fields,
                 timing=timing,
             )
             for source in SOURCES
@@ -216,6 +218,10 @@ class Replica:
         self._is_leading = self._is_fresh = False
         self.slots.close()
 
+    def write_slices(self) -> None:
+        """Give all EndpointSlices a turn: whether they are ours to write is another now."""
+        self._give_turns(ref for ref in (*self.wanted.outputs, *self.store.outputs) if ref.kind is Kind.ENDPOINT_SLICE)
+
     def heard_of_definition(self, group: str, plural: str, *, is_there: bool) -> None:
         """A CustomResourceDefinition came, changed or went: look again at a kind that this may concern."""
         for reflector in self.reflectors.values():
@@ -260,17 +266,22 @@ class Replica:
             self.identity.put_namespace(ref, raw)
         elif ref.kind is Kind.CERTIFICATE:
             self.identity.put_certificate(ref, raw)
-        self.store.put(ref, raw)
+        if self.registrar.put(ref, raw):
+            self.store.put(ref, raw)
 
     def _put_issuer(self, _: Ref, raw: Json | None) -> None:
         self.identity.put_issuer(raw)
+        self.registrar.put_issuer(raw)
 
     def _put_bundle(self, _: Ref, raw: Json | None) -> None:
         self.identity.put_bundle(raw)
+        self.registrar.put_bundle(raw)
 
     async def _write(self, ref: Ref) -> None:
         if ref.kind in LOCAL_OUTPUTS and self.reflectors[ref.kind].state is State.ABSENT:
             return  # it gets another turn once the kind is there
+        if ref.kind is Kind.ENDPOINT_SLICE and not self.registrar.may_write_slices:
+            return  # and here once nobody else writes them
         await (self._statuses if ref.kind in ROUTES else self._outputs).write(ref)
 
     def _publish_identity(self, verdict: Verdict) -> None:
@@ -291,7 +302,7 @@ class Replica:
     def _publish(self, answer: Round) -> None:
         touched = self.wanted.replace(answer.desired) if answer.is_whole else self.wanted.update(answer.desired)
         self._metrics.count_round(answer)
-        self._log_problems(answer)
+        log_problems(answer.desired.problems)
         self._tell_problems(answer)
         if not self.is_compiled:
             self._first(answer)
@@ -343,21 +354,15 @@ class Replica:
         self.identity.stir()
         self.loop.stir()
 
-    def _failed(self, ref: Ref, error: Exception) -> None:
+    def failed(self, ref: Ref, error: Exception) -> None:
+        """A write came to nothing."""
         self._metrics.count_failure(ref.kind)
         log.warning("%s: not written, it is tried again: %s", ref, error)
-
-    def _log_problems(self, answer: Round) -> None:
-        found = [(ref, problems) for ref, problems in answer.desired.problems.items() if problems]
-        for ref, problems in found[:MAX_LOGGED]:
-            for problem in problems:
-                log.warning("%s: %s", ref, problem)
-        if len(found) > MAX_LOGGED:
-            log.warning("%d more objects have problems", len(found) - MAX_LOGGED)
 
     def _tell_problems(self, answer: Round) -> None:
         """Let those who have no status to look at hear of it, while this replica leads."""
         self.selection.put(answer.parsed)
+        self.registrar.put_parsed(answer.parsed)
         if answer.is_whole:
             found = {ref: key_problems(problems) for ref, problems in self.wanted.problems.items()}
             self.events.replace(Source.COMPILE, found)

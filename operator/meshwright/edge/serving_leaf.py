@@ -1,4 +1,4 @@
-"""Delivery's own leaf, for both its ports: made here, renewed in place, never on a disk.
+"""A server's own leaf, for all its ports: made here, renewed in place, never on a disk.
 
 New handshakes take the newest certificate and the newest anchors; connections that are open keep what they have.
 """
@@ -18,6 +18,7 @@ from meshwright.edge.clock import utc_now
 from meshwright.edge.handshakes import Handshakes
 from meshwright.edge.identity_metrics import IdentityMetrics
 from meshwright.edge.issuer import NoIssuer, Signer
+from meshwright.model.identity import ServiceAccount
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ RENEW_RATIO = 2 / 3
 class ServingLeaf:
     """A server's certificate that `look` keeps fresh. ``context`` is for asyncio, `credentials` for gRPC.
 
-    ``is_there``: there is one; before that nobody can be served. ``handshakes``: those that gRPC has begun with it; the
-    server of the proxies must tell it of their streams.
+    ``account``: whom it names, delivery when not said. ``is_there``: there is one; before that nobody can be served.
+    ``handshakes``: those that gRPC has begun with it; the server of the proxies must tell it of their streams.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ServingLeaf:
         metrics: IdentityMetrics,
         clock: Callable[[], datetime] = utc_now,
         handshakes: Handshakes | None = None,
+        account: ServiceAccount | None = None,
     ) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -48,6 +50,7 @@ class ServingLeaf:
         self._signer = signer
         self._metrics = metrics
         self._clock = clock
+        self._account = account or signer.trust.delivery
         self._uid = str(uuid4())
         self._renew_at: datetime | None = None
         self._pair: tuple[bytes, bytes] | None = None
@@ -57,6 +60,16 @@ class ServingLeaf:
     @property
     def is_there(self) -> bool:
         return self._pair is not None
+
+    @property
+    def chain(self) -> bytes:
+        """The certificate in use and what follows it, as PEM; ``b""`` while there is none."""
+        return b"" if self._pair is None else self._pair[1]
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have a TLS context of another's serve with the certificate in use. Only once it is there."""
+        assert self._pair is not None, "there is no certificate yet"
+        _load_chain(context, *self._pair)
 
     def look(self) -> None:
         """Renew the leaf if its time has come."""
@@ -71,7 +84,7 @@ class ServingLeaf:
         key = ec.generate_private_key(ec.SECP256R1())
         now = self._clock()
         try:
-            leaf = self._signer.sign(key.public_key(), self._signer.trust.delivery, self._uid)
+            leaf = self._signer.sign(key.public_key(), self._account, self._uid)
         except NoIssuer:
             if self._pair is not None:
                 self._offer(self._pair)

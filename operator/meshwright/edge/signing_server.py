@@ -6,21 +6,17 @@ nothing can be known is the answer 503, and the client comes again.
 
 import asyncio
 import logging
-import socket
 import time
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from ipaddress import IPv6Address, ip_address
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from meshwright.edge.client import Client
 from meshwright.edge.clock import utc_now
-from meshwright.edge.http import listen
+from meshwright.edge.door import DoorLimits, canonical, http_log, open_door
 from meshwright.edge.identity_metrics import IdentityMetrics
 from meshwright.edge.issuer import NoIssuer, Signer
 from meshwright.edge.leaves import BadCsr, read_csr
@@ -35,13 +31,6 @@ PATH = "/v1/certificates"
 MAX_BODY_BYTES = 16 * 1024
 REVIEWS = 64
 """TokenReviews under way at once; more only make the API server slower for everybody."""
-_BACKLOG = 4096
-"""Connections that may wait to be accepted: a whole mesh may restart at once."""
-_HANDSHAKES, _HANDSHAKES_OF_ONE = 32, 4
-_CONNECTIONS_OF_ONE = 8
-"""Connections that one address may have: a pod needs one."""
-_HANDSHAKE_SECONDS, _SHUTDOWN_SECONDS = 10.0, 2.0
-_ACCEPT_PAUSE = 0.1
 _BODY_SECONDS = 10.0
 _CONNECTION_SECONDS = 120.0
 _PATIENCE_SECONDS = 2.0
@@ -66,7 +55,7 @@ class SigningServer:
         self,
         client: Client,
         signer: Signer,
-        roster: Roster,
+        roster: Roster[Pod],
         metrics: IdentityMetrics,
         *,
         patience: float = _PATIENCE_SECONDS,
@@ -156,89 +145,6 @@ class SigningServer:
         return pod
 
 
-class _Door:
-    """Accepts connections, and lets few at a time shake hands: the others wait in the kernel, where they cost nothing.
-
-    A mesh that restarts would otherwise keep this process from everything else for seconds. One address gets few of
-    the turns, and few connections, so that nobody can have them all by being slow.
-    """
-
-    def __init__(self, make_handler: web.Server, leaf: ServingLeaf, metrics: IdentityMetrics, seconds: float) -> None:
-        self._make_handler = make_handler
-        self._leaf = leaf
-        self._metrics = metrics
-        self._seconds = seconds
-        self._turns = asyncio.Semaphore(_HANDSHAKES)
-        self._shaking: Counter[str] = Counter()
-        self._open: defaultdict[str, list[web.RequestHandler]] = defaultdict(list)
-
-    async def accept(self, listener: socket.socket) -> None:
-        """Accept connections for ever."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._turns.acquire()
-                try:
-                    connection, address = await loop.sock_accept(listener)
-                except OSError as error:
-                    self._turns.release()
-                    log.warning("cannot accept a connection: %s", error)
-                    await asyncio.sleep(_ACCEPT_PAUSE)
-                    continue
-                tasks.create_task(self._shake_hands(connection, str(address[0])))
-
-    async def _shake_hands(self, connection: socket.socket, peer: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._shaking[peer] += 1
-        try:
-            if self._shaking[peer] > _HANDSHAKES_OF_ONE or self._count_open(peer) >= _CONNECTIONS_OF_ONE:
-                connection.close()
-                return
-            _, handler = await loop.connect_accepted_socket(
-                self._make_handler,
-                connection,
-                ssl=self._leaf.context,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
-            )
-            self._open[peer].append(handler)
-            loop.call_later(self._seconds, self._cut, peer, handler)
-        except (OSError, TimeoutError) as error:
-            log.info("no handshake with %s: %s", peer, error)
-            self._metrics.refused.labels("Handshake").inc()
-        finally:
-            self._turns.release()
-            self._shaking[peer] -= 1
-            if not self._shaking[peer]:
-                del self._shaking[peer]
-
-    def _count_open(self, peer: str) -> int:
-        """Return how many connections an address has, after forgetting those that have ended."""
-        if peer not in self._open:
-            return 0
-        self._open[peer] = [each for each in self._open[peer] if each.transport is not None]
-        return len(self._open[peer])
-
-    def _cut(self, peer: str, handler: web.RequestHandler) -> None:
-        handler.force_close()
-        self._open[peer] = [each for each in self._open[peer] if each is not handler]
-        if not self._open[peer]:
-            del self._open[peer]
-
-
-def _hide_text(record: logging.LogRecord) -> bool:
-    """Have no text of a request that is not HTTP in the log: its headers may hold a token."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        record.msg, record.args = f"{record.msg}: it is no HTTP (%s)", (*(record.args or ()), type(error).__name__)
-        record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
-    return True
-
-
-_http_log = logging.getLogger(f"{__name__}.http")
-_http_log.addFilter(_hide_text)
-
-
 @asynccontextmanager
 async def serve_signing(
     server: SigningServer, leaf: ServingLeaf, host: str, port: int, *, seconds: float = _CONNECTION_SECONDS
@@ -252,25 +158,21 @@ async def serve_signing(
     runner = web.AppRunner(
         server.make_app(),
         access_log=None,
-        logger=_http_log,
+        logger=http_log,
         handle_signals=False,
         handler_cancellation=True,
         shutdown_timeout=5.0,
     )
-    with listen(host, port, backlog=_BACKLOG) as listener:
-        listener.setblocking(False)
-        await runner.setup()
-        assert runner.server is not None
-        door = _Door(runner.server, leaf, server.metrics, seconds)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                accepting = tasks.create_task(door.accept(listener))
-                try:
-                    yield int(listener.getsockname()[1])
-                finally:
-                    accepting.cancel()
-        finally:
-            await runner.cleanup()
+    limits = DoorLimits(life=seconds)
+    async with open_door(
+        runner,
+        lambda: leaf.context,
+        host,
+        port,
+        limits=limits,
+        refused=lambda reason: server.metrics.refused.labels(reason).inc(),
+    ) as door:
+        yield door.port
 
 
 def _read_token(request: web.Request) -> str:
@@ -300,12 +202,7 @@ async def _read_body(request: web.Request) -> str:
 def _peer_of(request: web.Request) -> str:
     """Return the address that a request comes from, in the form that pods have theirs; ``""`` when it is gone."""
     found = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if not found:
-        return ""
-    address = ip_address(str(found[0]).partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address)
+    return canonical(str(found[0])) if found else ""
 
 
 def _json(body: dict[str, str], status: int) -> web.Response:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from meshwright.model.identity import MACHINE_MARK
 from meshwright.model.inbound import GovernedPort, Inbound, PolicyDefaults, ServerPolicy
 from meshwright.model.pod import AccessLog, Pod, PortRanges
 from meshwright.model.policy import AccessPolicy, ProxyProtocol
@@ -69,6 +70,7 @@ def govern(
         opaque=own,
         access_log=workload.access_log if isinstance(workload, Pod) else AccessLog.NONE,
         defaults=defaults,
+        server_name=name_by_tls(workload),
     )
 
 
@@ -125,6 +127,14 @@ def _count(ports: PortRanges) -> int:
 
 def _list(ports: PortRanges) -> Iterator[Port]:
     return (Port(port) for low, high in ports.ranges for port in range(low, high + 1))
+
+
+def name_by_tls(workload: Pod | ExternalWorkload) -> str:
+    """Return what callers' TLS calls the workload. Machines whose names we make share one answer."""
+    if isinstance(workload, Pod):
+        return ""
+    _, mark, mesh = workload.server_name.partition(MACHINE_MARK)
+    return f"*{mark}{mesh}" if mesh else workload.server_name
 
 
 def _probes(workload: Pod | ExternalWorkload) -> Mapping[Port, tuple[str, ...]]:

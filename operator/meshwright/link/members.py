@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from meshwright.model.linked_members import Family, Member, MemberGroup, MemberGroups, MemberPort
 from meshwright.model.ref import Ref
 from meshwright.model.units import Port
-from meshwright.model.workload import ExternalWorkload, Service, ServicePort
+from meshwright.model.workload import ExternalWorkload, Service, ServicePort, WorkloadPort
 
 _SYSTEM_NAMESPACE = "kube-system"
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -86,20 +86,20 @@ def _family_of(ip: str) -> Family:
 
 def _resolve_ports(service: Service, workload: ExternalWorkload) -> tuple[MemberPort, ...]:
     """Return the Service's ports that ``workload`` serves, sorted: their order in the Service must not move members."""
-    numbers = ((port, _resolve_port(port, workload)) for port in service.ports)
+    numbers = ((port, resolve_port(port, workload.ports)) for port in service.ports)
     return tuple(
         sorted(MemberPort(port.name, number, port.transport) for port, number in numbers if number is not None)
     )
 
 
-def _resolve_port(port: ServicePort, workload: ExternalWorkload) -> Port | None:
-    """Return the number that ``port`` targets, ``None`` when the workload does not declare it with this transport.
+def resolve_port(port: ServicePort, ports: Iterable[WorkloadPort]) -> Port | None:
+    """Return the number that ``port`` targets, ``None`` when a workload's ``ports`` lack it with this transport.
 
     Unlike a Pod, a workload must declare its ports, the numbered ones too. Of two ports of one name the first counts.
 
     Source: ``endpoints_reconciler.go`` ``findWorkloadPort``.
     """
-    for declared in workload.ports:
+    for declared in ports:
         said = declared.name if isinstance(port.target, str) else declared.port
         if said == port.target and declared.transport == port.transport:
             return declared.port

@@ -1,0 +1,1 @@
+"""The registrar: machines outside the cluster join, beat and leave here."""
