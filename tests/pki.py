@@ -67,6 +67,10 @@ class Pair:
         made = _sign("", self, is_ca=False, names=names, serial=uid, starts=starts, ends=ends)
         return replace(made, between=self.between)
 
+    def issue_names(self, *names: x509.GeneralName) -> "Pair":
+        """Return a leaf with these names and no other: a machine's."""
+        return replace(_sign("", self, is_ca=False, names=list(names)), between=self.between)
+
     def write(self, settings: ProxySettings, *anchors: "Pair") -> None:
         """Write this leaf, and what Envoy must know of it, where ``settings`` say. Anybody may read it."""
         folder, secrets = Path(settings.identity_folder), Path(settings.secrets_folder)

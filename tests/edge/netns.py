@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from meshwright.edge.delivered import Delivery
 from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.model.identity import ServiceAccount, TrustDomain
-from meshwright.model.inbound import PolicyDefaults
+from meshwright.model.inbound import PolicyDefaults, ServerPolicy
 from meshwright.model.pod import PROXY_UID, Pod
 from meshwright.model.proxy import EndpointSlice, Proxy, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Millis, Port
-from meshwright.model.workload import Service
+from meshwright.model.workload import ExternalWorkload, Service, Workload
 from tests.envoy import Envoy, Upstream, eventually, fetch, run_envoy, say, upstream
 from tests.mesh import SHOP
 from tests.pki import Pair, make_anchor
@@ -56,15 +56,21 @@ def run(*commands: str) -> None:
 
 @dataclass(kw_only=True)
 class Place:
-    """A pod's network namespace, and its addresses."""
+    """A pod's network namespace, and its addresses. ``machine``: it is that one's, and no pod's."""
 
     name: str
     v4: str
     v6: str
     pod: Pod
+    machine: ExternalWorkload | None = None
+    leaf: Pair | None = None
     envoy: Envoy | None = None
     delivery: Delivery | None = None
     settings: ProxySettings | None = None
+
+    @property
+    def workload(self) -> Workload:
+        return self.machine or self.pod
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -210,6 +216,7 @@ class Net:
     places: dict[str, Place] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
     slices: list[EndpointSlice] = field(default_factory=list)
+    policies: list[ServerPolicy] = field(default_factory=list)
 
     def add(self, name: str, account: str = "", *, is_meshed: bool = True, **more: Any) -> Place:
         """Make a pod. Its number on the bridge is the order in which it came."""
@@ -238,6 +245,14 @@ class Net:
         )
         self.places[name] = Place(name=name, v4=v4, v6=v6, pod=pod)
         return self.places[name]
+
+    def add_machine(self, name: str, machine: ExternalWorkload, leaf: Pair, *, is_meshed: bool = True) -> Place:
+        """Make a machine, whose proxy shows ``leaf``: an ExternalWorkload as given, but for its name and addresses."""
+        place = self.add(name, is_meshed=is_meshed)
+        ref = Ref(Kind.EXTERNAL_WORKLOAD, SHOP, name)
+        place.machine = replace(machine, ref=ref, uid=f"uid-{name}", ips=(place.v4, place.v6))
+        place.leaf = leaf
+        return place
 
     async def serve(self, place: Place, port: int, *, name: str = "", host: str = "") -> Upstream:
         """Run an HTTP server in a pod, on both families unless ``host`` says which address."""
@@ -321,7 +336,7 @@ class Net:
                     endpoints=tuple(
                         SliceEndpoint(
                             addresses=(place.v4 if family == "IPv4" else place.v6,),
-                            target=f"Pod/{place.name}",
+                            target=f"{place.workload.ref.kind.word}/{place.name}",
                             is_ready=ready is None or place.name in ready,
                         )
                         for place in places
@@ -330,7 +345,7 @@ class Net:
             )
 
     async def start(self, place: Place, *, is_own_admin: bool = False) -> None:
-        """Start the pod's proxy, with its own delivery, as its settings name folders of its own."""
+        """Start the workload's proxy, with its own delivery, as its settings name folders of its own."""
         base = self.folder / place.name
         settings = ProxySettings(
             detect_ms=Millis(200),
@@ -338,10 +353,16 @@ class Net:
             identity_folder=str(base / "identity"),
             secrets_folder=str(base / "secrets"),
         )
-        self.anchor.issue(TRUST, place.pod.account).write(settings, self.anchor)
+        leaf = place.leaf or self.anchor.issue(TRUST, place.pod.account)
+        leaf.write(settings, self.anchor)
         delivery = Delivery(settings, defaults=PolicyDefaults())
         for each in self.places.values():
-            delivery.put_pod(each.pod.ref, each.pod)
+            if each.machine is not None:
+                delivery.put_machine(each.machine.ref, each.machine)
+            else:
+                delivery.put_pod(each.pod.ref, each.pod)
+        for policy in self.policies:
+            delivery.put_policy(policy.server, policy)
         for service in self.services:
             delivery.put_service(service.name, service)
         for piece in self.slices:
@@ -355,7 +376,7 @@ class Net:
             serve_hub(delivery.hub, "0.0.0.0", 0, credentials=credentials, drain=0.1)
         )
         self.stack.callback(delivery.hub.close)
-        bootstrap = emit_bootstrap(Proxy(SHOP, place.name), f"10.244.0.1:{port}", settings)
+        bootstrap = emit_bootstrap(Proxy.of(place.workload.ref), f"10.244.0.1:{port}", settings)
         with place.inside():
             place.envoy = await self.stack.enter_async_context(
                 run_envoy(bootstrap, uid=PROXY_UID, own_admin_port=4191 if is_own_admin else 0)

@@ -5,13 +5,18 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.edge.catalog import Catalog, Library, say_unread, sort_manifests
+from meshwright.edge.catalog import COMPILED, Catalog, Library, say_unread, sort_manifests
 from meshwright.edge.manifests import Place, Reading, read_text
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace
+from meshwright.parse.kinds import KINDS
 
 SHOP = Namespace("shop")
+
+
+def test_every_kind_that_parse_reads_is_compiled() -> None:
+    assert set(COMPILED) == set(KINDS)
 
 
 def test_objects_go_where_they_belong_and_the_rest_is_counted() -> None:

@@ -227,13 +227,42 @@ def test_names_of_another_mesh_are_pointed_out_and_are_no_problem(
     )
 
 
-@pytest.mark.parametrize(("name", "is_doubted"), [("web-0", False), ("wev-0", True)])
+@pytest.mark.parametrize(("name", "is_doubted"), [("web-0", False), ("wev-0", True), ("externalworkload/web-0", True)])
 def test_a_proxy_of_nothing_that_is_there_is_doubted(
     name: str, is_doubted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "all.yaml").write_text(POD)
     assert main(["compile", str(tmp_path), "--proxy", f"shop/{name}", "--out", str(tmp_path / "out")]) == 0
     assert (f"note: shop/{name} is no workload of these manifests" in capsys.readouterr().err) is is_doubted
+
+
+VM = """
+apiVersion: workload.linkerd.io/v1beta1
+kind: ExternalWorkload
+metadata: {name: web-0, namespace: shop, annotations: {config.linkerd.io/default-inbound-policy: deny}}
+spec: {meshTLS: {identity: vm.example, serverName: vm.example}, workloadIPs: [{ip: 192.0.2.1}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_pod", "node"),
+    [
+        ("shop/web-0", True, "shop/web-0"),
+        ("shop/web-0", False, "shop/externalworkload/web-0"),
+        ("shop/externalworkload/web-0", True, "shop/externalworkload/web-0"),
+    ],
+)
+def test_a_machines_proxy_is_asked_for_by_its_name_and_where_a_pod_has_that_too_by_its_kind(
+    asked: str, has_pod: bool, node: str, tmp_path: Path
+) -> None:
+    (tmp_path / "all.yaml").write_text(f"{POD}---{VM}" if has_pod else VM)
+    assert main(["compile", str(tmp_path), "--proxy", asked, "--out", str(tmp_path / "out")]) == 0
+    made = yaml.safe_load((tmp_path / "out" / "envoy.yaml").read_text())
+    assert made["node"]["id"] == node
+    [inbound] = [each for each in made["static_resources"]["listeners"] if each["name"] == "inbound"]
+    [chain] = [each for each in inbound["filter_chains"] if each["name"] == "http"]
+    hosts = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+    assert ("deny" in str(hosts)) is (node != "shop/web-0")
 
 
 def test_a_file_of_cases_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from meshwright.model.pod import Pod
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.ref import Ref
 from meshwright.model.units import Namespace
+from meshwright.model.workload import ExternalWorkload
 from meshwright.parse.shape import quote
 from tests.certificates import ANCHOR, ISSUER, LEAF, make, make_bundle, make_issuer_secret
 from tests.edge.authority import TRUST, Clock, Root, make_pod, make_signer
@@ -60,9 +61,15 @@ class World:
     signer: Signer
     clock: Clock
     pods: dict[Ref, Pod] = field(default_factory=dict)
+    machines: dict[Ref, ExternalWorkload] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.pods)
+        self.machine_roster = Roster(self.machines)
+
+    def put_machine(self, machine: ExternalWorkload) -> None:
+        self.machines[machine.ref] = machine
+        self.machine_roster.told(machine.ref)
 
     def put(self, pod: Pod) -> None:
         self.pods[pod.ref] = pod
@@ -125,7 +132,8 @@ async def running(*, drain: float = 5.0, spread: float = 0.0) -> AsyncIterator[W
     signer.put_issuer(ONE.secret())
     world = World(signer=signer, clock=clock)
     world.put(WEB)
-    gate = PodGate(TRUST, world.roster, signer._metrics, patience=0.3, spread=spread, clock=clock)
+    machines = world.machine_roster
+    gate = PodGate(TRUST, world.roster, signer._metrics, machines=machines, patience=0.3, spread=spread, clock=clock)
     hub = Delivery(ProxySettings()).hub
     async with AsyncExitStack() as stack:
         world.port = await stack.enter_async_context(
@@ -152,10 +160,11 @@ EARLIER = make_pod("web-1", uid="an-earlier-one")
 STRANGER = make_pod("nobody")
 
 
-def make_other(*uris: str) -> Pair:
+def make_other(*uris: str, root: Root = ONE, hours: float = 23.0) -> Pair:
     """Return a certificate by our issuer that is bound to no pod."""
-    made = make(replace(LEAF, name="other", uris=uris, dns=("other",)), by=ONE.issuer, now=ONE.now)
-    return made.key_pem.encode(), (made.pem + ONE.issuer.pem).encode()
+    wish = replace(LEAF, name="other", uris=uris, dns=("other",), until=timedelta(hours=hours))
+    made = make(wish, by=root.issuer, now=root.now)
+    return made.key_pem.encode(), (made.pem + root.issuer.pem).encode()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class World:
     def put_pod(self, name: str, *more: Any, **fields: Any) -> tuple[Ref, ...]:
         made = pod(name, *more, **fields)
         self.pods[made.ref] = made
-        return self.policies.put_pod(made.ref)
+        return self.policies.put_workload(made.ref)
 
     def inbound(self, name: str, namespace: Namespace = SHOP) -> Inbound:
         return self.policies.find(self.policies.variant(ref(name, namespace)))
@@ -159,13 +159,13 @@ def test_where_they_do_not_it_gets_the_defaults() -> None:
     assert world.inbound("stranger") == Inbound(opaque=parse_port_list("80"), defaults=DEFAULTS)
     assert world.put_pod("stranger", opaque=PortRanges()) == (ref("stranger"),)
     del world.pods[ref("stranger")]
-    assert world.policies.put_pod(ref("stranger")) == (ref("stranger"),)
+    assert world.policies.put_workload(ref("stranger")) == (ref("stranger"),)
 
 
 def test_a_pod_that_is_gone_lets_in_nobody_is_forgotten_and_told_nothing(world: World) -> None:
     for name in ("web-1", "web-2", "api-1"):
         del world.pods[ref(name)]
-        assert world.policies.put_pod(ref(name)) == ()
+        assert world.policies.put_workload(ref(name)) == ()
         assert world.inbound(name) == NOBODY
     assert world.policies.variant_count == 1
     one = server("one")
@@ -200,7 +200,7 @@ def test_whoever_was_asked_about_has_what_holds_now_and_who_has_something_else_i
                 changed = world.put_pod(name, app, access=own)
             case ("gone", name):
                 world.pods.pop(ref(name), None)
-                changed = world.policies.put_pod(ref(name))
+                changed = world.policies.put_workload(ref(name))
                 told.pop(ref(name), None)
             case ("ask", name) if ref(name) in world.pods:
                 told[ref(name)] = world.inbound(name)

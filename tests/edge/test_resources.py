@@ -31,7 +31,8 @@ def test_only_kinds_that_may_be_missing_are_custom() -> None:
     custom = {kind for kind, resource in RESOURCES.items() if resource.is_custom}
     routing = {Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.REFERENCE_GRANT, Kind.EXTERNAL_WORKLOAD}
     policy = {kind for kind in Kind if kind.group == Kind.SERVER.group}
-    assert custom == routing | policy | {Kind.ISSUER, Kind.CERTIFICATE}
+    joining = {Kind.EXTERNAL_GROUP, Kind.REGISTRATION_POLICY}
+    assert custom == routing | policy | joining | {Kind.ISSUER, Kind.CERTIFICATE}
 
 
 def test_secrets_are_read_one_by_one_in_the_control_planes_namespace() -> None:

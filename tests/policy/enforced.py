@@ -20,7 +20,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import grpc
 from cryptography import x509
@@ -28,18 +27,15 @@ from cryptography import x509
 from meshwright.edge.access.world import World
 from meshwright.edge.check.samples import read_samples
 from meshwright.edge.delivered import Delivery
-from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
-from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.inbound_unit import emit_defaults_unit, emit_inbound_unit
-from meshwright.emit.listeners import INBOUND_LISTENER, emit_inbound_listener
-from meshwright.emit.names import INBOUND_ROUTES
-from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.identity import TrustDomain
 from meshwright.model.pod import PROXY_UID, Pod
 from meshwright.model.proxy import Proxy, ProxySettings
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Millis, Namespace, Port
+from meshwright.model.workload import Workload
 from tests.edge.netns import run
 from tests.envoy import Envoy, eventually, fetch, run_envoy
 from tests.pki import Pair, _sign, make_anchor
@@ -75,9 +71,26 @@ class Target:
         return [row for row in self.table.rows if (row.namespace, row.name) == self.key]
 
     @property
-    def account(self) -> ServiceAccount:
-        workload = self.world.places[self.key].workload
-        return workload.account if isinstance(workload, Pod) else ServiceAccount(self.key[0], self.key[1])
+    def workload(self) -> Workload:
+        """Return the workload, with its addresses here."""
+        found, addresses = self.world.places[self.key].workload, (self.v4, self.v6)
+        if not isinstance(found, Pod):
+            return replace(found, ips=addresses)
+        ref = Ref(Kind.POD, self.key[0], self.key[1])
+        return replace(found, ref=ref, addresses=addresses, is_meshed=True)
+
+    @property
+    def server_name(self) -> str:
+        """Return what callers' TLS calls it."""
+        found = self.workload
+        return TRUST.dns(found.account) if isinstance(found, Pod) else found.server_name
+
+    def issue(self, anchor: Pair) -> Pair:
+        """Return its proxy's certificate."""
+        found = self.workload
+        if isinstance(found, Pod):
+            return anchor.issue(TRUST, found.account)
+        return anchor.issue_names(x509.UniformResourceIdentifier(found.identity), x509.DNSName(found.server_name))
 
 
 COUNTERS = tuple(
@@ -139,7 +152,7 @@ async def attempt(target: Target, row: Row, leaves: Leaves) -> str:
                 local_addr=(address, 0),
                 family=socket.AF_INET6 if is_v6 else socket.AF_INET,
                 ssl=tls,
-                server_hostname=TRUST.dns(target.account) if tls else None,
+                server_hostname=target.server_name if tls else None,
             ),
             _SECONDS,
         )
@@ -190,7 +203,7 @@ async def proxied(target: Target, anchor: Pair, folder: Path) -> AsyncIterator[E
         identity_folder=str(base / "identity"),
         secrets_folder=str(base / "secrets"),
     )
-    anchor.issue(TRUST, target.account).write(settings, anchor)
+    target.issue(anchor).write(settings, anchor)
     delivery = make_delivery(target, settings)
     server = anchor.issue(TRUST, TRUST.delivery)
     credentials = grpc.ssl_server_credentials(
@@ -212,12 +225,12 @@ async def proxied(target: Target, anchor: Pair, folder: Path) -> AsyncIterator[E
             serve_hub(delivery.hub, "127.0.0.1", 0, credentials=credentials, drain=0.1)
         )
         stack.callback(delivery.hub.close)
-        bootstrap = emit_bootstrap(Proxy(target.key[0], target.key[1]), f"127.0.0.1:{port}", settings)
+        bootstrap = emit_bootstrap(Proxy.of(target.workload.ref), f"127.0.0.1:{port}", settings)
         yield await stack.enter_async_context(run_envoy(bootstrap, uid=PROXY_UID, seconds=60.0))
 
 
 def make_delivery(target: Target, settings: ProxySettings) -> Delivery:
-    world, place = target.world, target.world.places[target.key]
+    world, workload = target.world, target.workload
     delivery = Delivery(settings, control_plane=world.config.namespace)
     units = [emit_inbound_unit(linked.policy) for linked in world.servers.values()]
     for unit in (*units, emit_defaults_unit(world.config)):
@@ -227,25 +240,10 @@ def make_delivery(target: Target, settings: ProxySettings) -> Delivery:
         delivery.put(
             Ref(Kind.CONFIG_MAP, Namespace(metadata["namespace"]), metadata["name"]), json.loads(json.dumps(unit))
         )
-    ref = Ref(Kind.POD, target.key[0], target.key[1])
-    if isinstance(place.workload, Pod):
-        pod = replace(place.workload, ref=ref, addresses=(target.v4, target.v6), is_meshed=True)
-        delivery.put_pod(ref, pod)
-        return delivery
-    # No delivery knows machines yet: theirs says what would be said to one.
-    delivery.put_pod(ref, Pod(ref=ref, uid="vm", account=target.account, addresses=(target.v4,), is_meshed=True))
-    inbound, as_made = world.govern(place), delivery.make
-
-    def make(kind: TypeUrl, name: str, variant: str) -> Any:
-        match kind, name:
-            case (TypeUrl.LISTENER, str(listener)) if listener == INBOUND_LISTENER:
-                return emit_inbound_listener(settings, inbound)
-            case (TypeUrl.ROUTES, str(routes)) if routes == INBOUND_ROUTES:
-                return emit_inbound_routes(inbound)
-            case _:
-                return as_made(kind, name, variant)
-
-    delivery.make = make  # type: ignore[method-assign]
+    if isinstance(workload, Pod):
+        delivery.put_pod(workload.ref, workload)
+    else:
+        delivery.put_machine(workload.ref, workload)
     return delivery
 
 

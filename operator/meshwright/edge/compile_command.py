@@ -26,12 +26,12 @@ from meshwright.model.desired import Desired, Json, RouteStatus, Status
 from meshwright.model.inbound import ServerPolicy
 from meshwright.model.policy import MeshTlsAuthentication, ServerAuthorization
 from meshwright.model.problem import Problem, Reason
-from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, OutboundUnit, Proxy, ProxySettings
+from meshwright.model.proxy import DEFAULT_SERVICE_RANGES, OutboundUnit, Proxy, ProxySettings, read_node_id
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Route
 from meshwright.model.snapshot import Parsed
 from meshwright.model.units import Namespace
-from meshwright.model.workload import NamespaceObject, Service
+from meshwright.model.workload import ExternalWorkload, NamespaceObject, Service
 from meshwright.parse.delivered import parse_slice
 from meshwright.parse.kinds import KINDS, parse_object
 from meshwright.parse.pod import parse_pod
@@ -65,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NS/POD",
         type=_proxy,
         help="whose: a Pod, an ExternalWorkload, or a pod's name that begins with its Deployment's; any other name "
-        "will do for who only calls: the namespace decides which consumer routes it gets",
+        "will do for who only calls: the namespace decides which consumer routes it gets; "
+        "NS/externalworkload/NAME is a machine even where a pod has its name",
     )
     proxy.add_argument("--out", metavar="FOLDER", type=Path, help="where envoy.yaml is written")
     parser.set_defaults(usage_error=parser.error)
@@ -85,9 +86,11 @@ def run(args: argparse.Namespace) -> int:
     if args.proxy is None:
         _write_objects(_outputs(compilation, with_status=args.status), args.output, sys.stdout)
     else:
-        _write_proxy(args.proxy, catalog, compilation, args.out, terminal)
-        if find_workload(args.proxy, catalog, compilation.parsed) is None:
-            what = f"{args.proxy.namespace}/{args.proxy.name} is no workload of these manifests"
+        workload = find_workload(args.proxy, catalog, compilation.parsed)
+        proxy = args.proxy if workload is None else Proxy.of(workload.ref)
+        _write_proxy(proxy, catalog, compilation, args.out, terminal)
+        if workload is None:
+            what = f"{proxy.node_id} is no workload of these manifests"
             terminal.say(terminal.paint(f"note: {what}: no Server selects it, its namespace's policy holds", Paint.DIM))
     unreadable = (*reading.unreadable, *catalog.unreadable)
     report_unreadable(unreadable, terminal)
@@ -240,10 +243,10 @@ def dump_yaml(documents: Iterable[Json], out: TextIO) -> None:
 
 
 def _proxy(text: str) -> Proxy:
-    namespace, slash, name = text.partition("/")
-    if not (namespace and slash and name) or "/" in name:
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAMESPACE/NAME; write shop/web-7d9f or shop/any")
-    return Proxy(Namespace(namespace), name)
+    if (proxy := read_node_id(text)) is None:
+        wanted = "shop/web-7d9f, shop/any or shop/externalworkload/vm-1"
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAMESPACE/NAME; write {wanted}")
+    return proxy
 
 
 def _write_proxy(proxy: Proxy, catalog: Catalog, compilation: Compilation, folder: Path, terminal: Terminal) -> None:
@@ -291,7 +294,10 @@ def make_proxy_config(proxy: Proxy, catalog: Catalog, compilation: Compilation) 
         [declare_opaque(each, inherited.get(each.ref.namespace), settings.opaque_ports) for each in parsed],
         [piece for raw in (*written, *derived, *external) if (piece := parse_slice(raw))],
         settings,
-        [replace(parse_pod(manifest.raw), ref=ref) for ref, manifest in catalog.pods.items()],
+        [
+            *(replace(parse_pod(manifest.raw), ref=ref) for ref, manifest in catalog.pods.items()),
+            *(value for value in compilation.parsed.values() if isinstance(value, ExternalWorkload)),
+        ],
         find_inbound(proxy, catalog, compilation.parsed, policies, config.policy),
     )
     return flatten(proxy, resources, settings)

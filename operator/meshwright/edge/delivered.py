@@ -5,7 +5,7 @@ Reads nothing itself: reflectors, or files, tell it. Whatever cannot be read lea
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from prometheus_client import Gauge
@@ -16,7 +16,8 @@ from meshwright.edge.members import Change, Members
 from meshwright.edge.policies import Policies
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.edge.units import OutboundUnits, is_inbound, read_unit
-from meshwright.emit.clusters import emit_endpoints
+from meshwright.edge.unread import Unread
+from meshwright.emit.clusters import emit_endpoints, find_at
 from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.inbound_unit import DEFAULTS_NAME
 from meshwright.emit.listeners import (
@@ -42,11 +43,11 @@ from meshwright.emit.scopes import choose_virtual_host, emit_direct_routes, emit
 from meshwright.model.desired import Json, UnitName
 from meshwright.model.inbound import PolicyDefaults, ServerPolicy
 from meshwright.model.pod import Pod
-from meshwright.model.problem import Problem, Reason
-from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings
+from meshwright.model.problem import Problem
+from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings, read_node_id
 from meshwright.model.ref import Kind, Ref, ServiceName
 from meshwright.model.units import Namespace
-from meshwright.model.workload import NamespaceObject, Service
+from meshwright.model.workload import ExternalWorkload, NamespaceObject, Service
 from meshwright.parse.delivered import parse_slice
 from meshwright.parse.kinds import parse_object
 from meshwright.parse.pod import parse_pod
@@ -68,8 +69,9 @@ class Delivery:
     holds until a ConfigMap in ``control_plane`` says who may call; ``None``: nobody may (see ``knows_defaults``), or
     everybody where proxies have no identities.
 
-    A proxy gets what its own pod may have, and nothing meant for another: consumers' routes of its own namespace, who
-    may call its pod and how that is taken, and its own pod behind a Service as the application itself.
+    A proxy gets what its own workload, a pod or a machine, may have, and nothing meant for another: consumers' routes
+    of its own namespace, who may call its workload and how that is taken, and its own workload behind a Service as the
+    application itself.
 
     >>> delivery = Delivery(ProxySettings())
     >>> async with serve(delivery.hub, "127.0.0.1", 0) as port:
@@ -88,7 +90,8 @@ class Delivery:
     ) -> None:
         self.settings = settings
         self.hub = Hub(self, linger=linger, metrics=metrics)
-        self.broken: dict[Ref, Problem] = {}
+        self._unread = Unread(self.hub.metrics.registry)
+        self.broken: Mapping[Ref, Problem] = self._unread.problems
         self._is_sidecar = listeners is None
         self._listeners = dict(listeners or {})
         self._directory = Directory(settings.opaque_ports)
@@ -96,7 +99,7 @@ class Delivery:
         self._members = Members()
         self._control_plane = control_plane
         self._policies = Policies(
-            self._members.pods,
+            self._members.workloads,
             self._directory.inherited,
             usual=settings.opaque_ports,
             defaults=PolicyDefaults() if defaults is None and settings.trust is None else defaults,
@@ -109,12 +112,16 @@ class Delivery:
         self._ingresses: set[Ref] = set()
         made = self.hub.metrics.registry
         self._objects = Gauge("meshwright_xds_objects", "Objects known.", ["kind"], registry=made)
-        self._broken = Gauge("meshwright_xds_broken_objects", "Objects that cannot be read.", registry=made)
 
     @property
     def pods(self) -> Mapping[Ref, Pod]:
         """Return all pods as they are now: a view."""
         return self._members.pods
+
+    @property
+    def machines(self) -> Mapping[Ref, ExternalWorkload]:
+        """Return all ExternalWorkloads as they are now: a view."""
+        return self._members.machines
 
     def put(self, ref: Ref, raw: Json | None) -> None:
         """Take one object as the API server has it, ``None`` when it is gone. Never raises.
@@ -125,11 +132,14 @@ class Delivery:
             case Kind.CONFIG_MAP:
                 self._put_unit_manifest(ref, raw)
             case Kind.SERVICE:
-                self._put_service_manifest(ref, raw)
+                name = ServiceName(ref.namespace, ref.name)
+                self._unread.read(ref, raw, Service, lambda service: self.put_service(name, service))
             case Kind.ENDPOINT_SLICE:
                 self.put_slice(ref, parse_slice(raw) if raw is not None else None)
             case Kind.POD:
                 self.put_pod(ref, parse_pod(raw) if raw is not None else None)
+            case Kind.EXTERNAL_WORKLOAD:
+                self._unread.read(ref, raw, ExternalWorkload, lambda machine: self.put_machine(ref, machine))
             case Kind.NAMESPACE:
                 parsed = parse_object(raw) if raw is not None else None
                 self.put_namespace(Namespace(ref.name), parsed if isinstance(parsed, NamespaceObject) else None)
@@ -192,16 +202,24 @@ class Delivery:
         change = self._members.put_pod(ref, pod)
         self._objects.labels("pod").set(len(self.pods))
         self._tell(change)
-        self._turn(self._policies.put_pod(ref))
+        self._turn(self._policies.put_workload(ref))
         if (ref in self._ingresses) != bool(pod and pod.is_ingress):
             self._ingresses ^= {ref}
             names = self._directory.authorities()
-            its = Proxy(ref.namespace, ref.name)
-            self.hub.turn(its, {TypeUrl.LISTENER: (OUTBOUND_LISTENER,), TypeUrl.SCOPE: names})
+            self.hub.turn(Proxy.of(ref), {TypeUrl.LISTENER: (OUTBOUND_LISTENER,), TypeUrl.SCOPE: names})
+
+    def put_machine(self, ref: Ref, machine: ExternalWorkload | None) -> None:
+        """Take an ExternalWorkload, ``None`` when it is gone."""
+        if machine == self.machines.get(ref):
+            return
+        change = self._members.put_machine(ref, machine)
+        self._objects.labels("external workload").set(len(self.machines))
+        self._tell(change)
+        self._turn(self._policies.put_workload(ref))
 
     def put_namespace(self, name: Namespace, namespace: NamespaceObject | None) -> None:
-        """Take a namespace, ``None`` when it is gone: its Services and pods go by what it says of opaque ports, and,
-        where the installation has it so, its pods by what it says of inbound policy."""
+        """Take a namespace, ``None`` when it is gone: its Services and workloads go by what it says of opaque ports,
+        and, where the installation has it so, its workloads by what it says of inbound policy."""
         self._turn(self._policies.put_access(name, namespace.access if namespace is not None else None))
         services = self._directory.inherit(name, namespace.opaque if namespace is not None else None)
         if services is None:
@@ -243,7 +261,7 @@ class Delivery:
                 return ()
 
     def variant(self, kind: TypeUrl, name: str, proxy: Proxy) -> str:
-        own = Ref(Kind.POD, proxy.namespace, proxy.name)
+        own = proxy.ref
         match kind:
             case TypeUrl.LISTENER | TypeUrl.ROUTES if self._is_sidecar and name in _OWN[kind]:
                 return self._policies.variant(own)
@@ -251,8 +269,8 @@ class Delivery:
                 return _INGRESS if own in self._ingresses else ""
             case TypeUrl.SCOPE:
                 return _INGRESS if own in self._ingresses and name not in self._directory.owners else ""
-            case TypeUrl.CLUSTER if self.settings.trust is not None and self._is_own(own, name):
-                return proxy.node_id
+            case TypeUrl.CLUSTER if self.settings.trust is not None:
+                return self._for_whom(proxy, name)
             case TypeUrl.ROUTES if isinstance(port := parse_name(name), ServicePortName):
                 consumer = self._units.consumer(port.service, proxy.namespace)
                 return proxy.namespace if consumer is not None and port.port in consumer.ports else ""
@@ -266,10 +284,10 @@ class Delivery:
             case TypeUrl.SCOPE:
                 return self._make_scope(name, variant)
             case TypeUrl.CLUSTER:
-                owner = self._directory.owner(name)
-                namespace, _, pod = variant.partition("/")
-                own = Ref(Kind.POD, Namespace(namespace), pod) if variant else None
-                return make_cluster(name, self._directory.services, owner, self.settings, self._members.peers, own)
+                owner, own = self._directory.owner(name), read_node_id(variant)
+                its, namespace = (own.ref, own.namespace) if own is not None else (None, Namespace(variant))
+                services, peers = self._directory.services, self._members.peers
+                return make_cluster(name, services, owner, self.settings, peers, its, namespace)
             case TypeUrl.TOKEN_BUCKET:
                 return emit_bucket(self.settings.policy_lines_per_second) if name == POLICY_LOG_BUCKET else None
             case TypeUrl.ROUTES if name == INBOUND_ROUTES:
@@ -282,8 +300,8 @@ class Delivery:
                 if not isinstance(port, ServicePortName) or (found := self._directory.find_port(port)) is None:
                     return None
                 if kind is TypeUrl.ENDPOINTS:
-                    slices = self._members.slices(port.service)
-                    return emit_endpoints(port, found.name, slices, self.pods, self.settings, self._members.peers.by_ip)
+                    slices, by_ip = self._members.slices(port.service), self._members.peers.by_ip
+                    return emit_endpoints(port, found.name, slices, self._members.workloads, self.settings, by_ip)
                 consumer = self._units.consumer(port.service, Namespace(variant))
                 producer = self._units.producer(port.service)
                 return emit_route_configuration(
@@ -320,16 +338,17 @@ class Delivery:
         port = read_authority(name)
         return None if port is None or self._directory.find_port(port) is None else emit_scope(name, port)
 
-    def _is_own(self, own: Ref, cluster: str) -> bool:
-        """Return whether ``own`` is the pod, or one of those, that a cluster leads to."""
+    def _for_whom(self, proxy: Proxy, cluster: str) -> str:
+        """Return for whom alone a cluster is made: its own workload's proxy, or a namespace with a machine there."""
         match self._directory.owner(cluster) or parse_name(cluster):
             case ServicePortName(service=service):
-                return self._members.is_behind(own, service)
-            case Address(ip=ip):
-                pod = self._members.peers.by_ip.get(ip)
-                return pod is not None and pod.ref == own
-            case None:
-                return False
+                return proxy.node_id if self._members.is_behind(proxy.ref, service) else ""
+            case Address(ip=ip) if (there := find_at(self._members.peers.by_ip, ip, proxy.namespace)) is not None:
+                if there.ref == proxy.ref:
+                    return proxy.node_id
+                return proxy.namespace if isinstance(there, ExternalWorkload) else ""
+            case _:
+                return ""
 
     def _tell(self, change: Change) -> None:
         """Have what a change concerns looked at again: clusters, then endpoints, which say who is in the clusters."""
@@ -345,28 +364,27 @@ class Delivery:
             for ip in change.ips:
                 clusters.update(self.hub.names_at(TypeUrl.CLUSTER, f"[{ip}]" if ":" in ip else ip))
         self.hub.touch({TypeUrl.CLUSTER: clusters, TypeUrl.ENDPOINTS: endpoints})
-        for pod, service in change.moved if is_named else ():
-            proxy = Proxy(pod.namespace, pod.name)
-            self.hub.turn(proxy, {TypeUrl.CLUSTER: self._directory.names_of(service, has_addresses=True)})
+        for ref, service in change.moved if is_named else ():
+            self.hub.turn(Proxy.of(ref), {TypeUrl.CLUSTER: self._directory.names_of(service, has_addresses=True)})
 
-    def _turn(self, pods: Collection[Ref]) -> None:
-        """Have the proxies of ``pods`` look again at what is their own."""
-        is_much = len(pods) > _MANY or self._policies.retired > _MOST_RETIRED + self._policies.variant_count
+    def _turn(self, workloads: Collection[Ref]) -> None:
+        """Have the proxies of ``workloads`` look again at what is their own."""
+        is_much = len(workloads) > _MANY or self._policies.retired > _MOST_RETIRED + self._policies.variant_count
         if self._is_sidecar and is_much:
             self._policies.retired = 0
             self.hub.touch(_OWN)
         elif self._is_sidecar:
-            for pod in pods:
-                self.hub.turn(Proxy(pod.namespace, pod.name), _OWN)
+            for ref in workloads:
+                self.hub.turn(Proxy.of(ref), _OWN)
 
     def _put_unit_manifest(self, ref: Ref, raw: Json | None) -> None:
         unit = read_unit(ref, raw, self._control_plane) if raw is not None else None
         is_unread = isinstance(unit, Problem) and raw is not None and is_inbound(raw) and ref not in self._server_of
         self._turn(self._policies.put_unread(ref, is_unread=is_unread))
         if isinstance(unit, Problem):
-            self._break(ref, unit)
+            self._unread.add(ref, unit)
             return
-        self._mend(ref)
+        self._unread.mend(ref)
         server = unit.server if isinstance(unit, ServerPolicy) else None
         if (old := self._server_of.pop(ref, None)) is not None and old != server:
             self.put_policy(old, None)
@@ -379,21 +397,3 @@ class Delivery:
             case None if (ref.namespace, ref.name) == (self._control_plane, DEFAULTS_NAME):
                 log.error("%s is gone; what it said of inbound policy stays in force", ref)
         self.put_unit(UnitName(ref.namespace, ref.name), unit if isinstance(unit, OutboundUnit) else None)
-
-    def _put_service_manifest(self, ref: Ref, raw: Json | None) -> None:
-        parsed = parse_object(raw) if raw is not None else None
-        if parsed is not None and not isinstance(parsed, Service):
-            problems: Iterable[Problem] = getattr(parsed, "problems", ())
-            self._break(ref, next(iter(problems), Problem("", Reason.INVALID_OBJECT, "this is no Service")))
-            return
-        self._mend(ref)
-        self.put_service(ServiceName(ref.namespace, ref.name), parsed)
-
-    def _break(self, ref: Ref, problem: Problem) -> None:
-        log.error("%s cannot be read, the last good one stays: %s", ref, problem)
-        self.broken[ref] = problem
-        self._broken.set(len(self.broken))
-
-    def _mend(self, ref: Ref) -> None:
-        if self.broken.pop(ref, None) is not None:
-            self._broken.set(len(self.broken))

@@ -23,10 +23,10 @@ from meshwright.edge.http import make_app, serving
 from meshwright.edge.identity import Identity, IdentityOptions
 from meshwright.edge.logs import set_up_logs
 from meshwright.edge.opaque_flag import add_opaque_ports
-from meshwright.edge.resources import RESOURCES
+from meshwright.edge.resources import RESOURCES, VERSIONS
 from meshwright.edge.roster import Roster
 from meshwright.edge.units import UNIT_SELECTOR
-from meshwright.edge.watch import Reflector, drop_managed_fields
+from meshwright.edge.watch import Reflector, State, drop_managed_fields
 from meshwright.edge.xds import serve_hub
 from meshwright.emit.inbound_unit import DEFAULTS_NAME
 from meshwright.model.identity import TrustDomain
@@ -53,6 +53,7 @@ WATCHED = (
     (Kind.SERVICE, ""),
     (Kind.ENDPOINT_SLICE, ""),
     (Kind.POD, ""),
+    (Kind.EXTERNAL_WORKLOAD, ""),
     (Kind.NAMESPACE, ""),
 )
 """What delivery watches, with the label selector for each."""
@@ -202,26 +203,29 @@ async def deliver(
     the end it first says that it is not ready, then ends all streams.
     """
     delivery = Delivery(settings, linger=linger, control_plane=control_plane)
-    roster = Roster(delivery.pods)
+    roster, machines = Roster(delivery.pods), Roster(delivery.machines)
     ready, has_ranges = asyncio.Event(), asyncio.Event()
 
     def put(ref: Ref, raw: Json | None) -> None:
         delivery.put(ref, raw)
         if ref.kind is Kind.POD:
             roster.told(ref)
+        elif ref.kind is Kind.EXTERNAL_WORKLOAD:
+            machines.told(ref)
 
     reflectors = tuple(
         Reflector(
             client=client,
             kind=kind,
             resource=RESOURCES[kind],
+            versions=VERSIONS[kind],
             put=put,
             labels=labels,
             project=trim_pod if kind is Kind.POD else drop_managed_fields,
         )
         for kind, labels in WATCHED
     )
-    mesh = None if identity is None else Identity(identity, client, roster, delivery.hub.metrics.registry)
+    mesh = None if identity is None else Identity(identity, client, roster, delivery.hub.metrics.registry, machines)
     app = _make_app(delivery, (*reflectors, *(mesh.reflectors if mesh else ())), mesh, ready)
     async with asyncio.TaskGroup() as tasks, serving(app, host, metrics_port):
         running = [
@@ -324,7 +328,8 @@ def _make_app(
     """Return the application for probes and metrics, with what was refused at ``/debug/problems``."""
 
     def not_ready() -> list[str]:
-        missing = [f"{each.kind.word}: {each.state.value} {each.reason}" for each in reflectors if not each.heard_at]
+        unheard = (each for each in reflectors if not each.heard_at and each.state is not State.ABSENT)
+        missing = [f"{each.kind.word}: {each.state.value} {each.reason}" for each in unheard]
         missing += mesh.missing() if mesh is not None else []
         if not delivery.knows_defaults.is_set():
             missing.append(f"no ConfigMap {DEFAULTS_NAME} says who may call by default: is the operator running?")

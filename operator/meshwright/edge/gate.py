@@ -7,9 +7,8 @@ from typing import Protocol
 
 import grpc
 
-from meshwright.model.proxy import Proxy
-from meshwright.model.ref import Kind, Ref
-from meshwright.model.units import Namespace
+from meshwright.model.proxy import Proxy, read_node_id
+from meshwright.model.ref import Ref
 
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -32,15 +31,13 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """A proxy that was let in: ``uid`` is its pod's, ``until`` when it must have shown a newer certificate."""
+    """A proxy that was let in: ``uid`` is its workload's, ``identity`` what its certificate says it is, ``until`` when
+    it must have shown a newer one."""
 
     proxy: Proxy
     uid: str = ""
+    identity: str = ""
     until: datetime = _FOR_EVER
-
-    @property
-    def pod(self) -> Ref:
-        return Ref(Kind.POD, self.proxy.namespace, self.proxy.name)
 
 
 class Gate(Protocol):
@@ -57,7 +54,7 @@ class Gate(Protocol):
         """Return whether a proxy that was let in may still be served."""
 
     def listen(self, look: Callable[[Ref], None]) -> None:
-        """Call ``look`` after each change of a pod: its proxy may have to go."""
+        """Call ``look`` after each change of a workload: its proxy may have to go."""
 
 
 class OpenGate:
@@ -79,7 +76,7 @@ def read_node(node_id: str) -> Proxy:
     Raises:
         Refused: it names none.
     """
-    namespace, slash, name = node_id.partition("/")
-    if not (namespace and slash and name):
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "BadNode", "node.id must be <namespace>/<pod>")
-    return Proxy(Namespace(namespace), name)
+    if (proxy := read_node_id(node_id)) is None:
+        wanted = "node.id must be <namespace>/<pod> or <namespace>/externalworkload/<name>"
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "BadNode", wanted)
+    return proxy

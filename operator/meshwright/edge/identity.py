@@ -20,7 +20,9 @@ from meshwright.edge.serving_leaf import ServingLeaf
 from meshwright.edge.signing_server import SigningServer, serve_signing
 from meshwright.edge.watch import Put, Reflector
 from meshwright.model.identity import TrustDomain
+from meshwright.model.pod import Pod
 from meshwright.model.ref import Kind, Ref
+from meshwright.model.workload import ExternalWorkload
 from meshwright.parse.bundle_source import BundleSource
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,14 @@ class Identity:
     Once ready it stays so: with an issuer that may sign no longer, pods that run are served as before.
     """
 
-    def __init__(self, options: IdentityOptions, client: Client, roster: Roster, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        options: IdentityOptions,
+        client: Client,
+        roster: Roster[Pod],
+        registry: CollectorRegistry,
+        machines: Roster[ExternalWorkload] | None = None,
+    ) -> None:
         self.ready = asyncio.Event()
         metrics = IdentityMetrics(registry=registry)
         self._options = options
@@ -62,7 +71,7 @@ class Identity:
         self.handshakes = self._leaf.handshakes
         self._signer.changed = self._changed
         self._server = SigningServer(client, self._signer, roster, metrics)
-        self.gate = PodGate(options.trust, roster, metrics)
+        self.gate = PodGate(options.trust, roster, metrics, machines=machines)
         self.reflectors = tuple(self._make_reflectors(client))
 
     def missing(self) -> list[str]:

@@ -40,11 +40,13 @@ def find_workload(proxy: Proxy, catalog: Catalog, parsed: Mapping[Ref, Parsed]) 
     proxy."""
     space = parsed.get(Ref(Kind.NAMESPACE, Namespace(""), proxy.namespace))
     above = space if isinstance(space, NamespaceObject) else None
-    if (single := catalog.pods.get(Ref(Kind.POD, proxy.namespace, proxy.name))) is not None:
+    is_machine = proxy.kind is Kind.EXTERNAL_WORKLOAD
+    single = None if is_machine else catalog.pods.get(proxy.ref)
+    if single is not None:
         return _make_pod(proxy, single.raw, above)
     machine = parsed.get(Ref(Kind.EXTERNAL_WORKLOAD, proxy.namespace, proxy.name))
-    if isinstance(machine, ExternalWorkload):
-        return machine
+    if isinstance(machine, ExternalWorkload) or is_machine:
+        return machine if isinstance(machine, ExternalWorkload) else None
     named = [
         (name, word)
         for word, namespace, name in catalog.workloads

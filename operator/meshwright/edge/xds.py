@@ -28,7 +28,7 @@ SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD = "DeltaAggregatedResources"
 
 STREAMS_OF_ONE = 4
-"""Streams that one pod may have: it needs one, and for a moment those it has lost."""
+"""Streams that one workload may have: it needs one, and for a moment those it has lost."""
 _MAX_REQUEST_BYTES = 16 * 1024 * 1024  # a proxy that returns lists all it has: some 100,000 names and versions
 _FIRST_SECONDS = 10.0
 _LOOK_SECONDS = 2.0
@@ -71,7 +71,7 @@ class Server:
         self._handshakes = handshakes
         self._clock = clock
         self._turn = asyncio.Lock()  # first come, first served
-        self._by_pod: defaultdict[Ref, dict[Stream, None]] = defaultdict(dict)  # the oldest first
+        self._of: defaultdict[Ref, dict[Stream, None]] = defaultdict(dict)  # by workload, the oldest first
 
     async def delta(
         self,
@@ -102,7 +102,7 @@ class Server:
         stream = Stream(self.hub, guest.proxy, clock=self._clock)
         self._make_room(guest)
         self.streams[stream] = guest
-        self._by_pod[guest.pod][stream] = None
+        self._of[guest.proxy.ref][stream] = None
         self.hub.metrics.streams.set(len(self.streams))
         log.info("%s connected", stream.proxy.node_id)
         stream.take(first)
@@ -121,16 +121,17 @@ class Server:
             reader.cancel()
             stream.leave()
             del self.streams[stream]
-            self._by_pod[guest.pod].pop(stream, None)
-            if not self._by_pod[guest.pod]:
-                del self._by_pod[guest.pod]
+            of = self._of[guest.proxy.ref]
+            of.pop(stream, None)
+            if not of:
+                del self._of[guest.proxy.ref]
             self.hub.metrics.streams.set(len(self.streams))
             log.info("%s disconnected", stream.proxy.node_id)
 
     async def _make_responses(self, stream: Stream) -> list[bytes]:
         """Return a stream's next responses, when it is its turn; what an edit touches needs none.
 
-        One that is to end gets no more: its pod may be gone.
+        One that is to end gets no more: its workload may be gone.
         """
         if not stream.is_behind:
             return [] if stream.is_ending else stream.responses()
@@ -140,17 +141,20 @@ class Server:
             return found
 
     def _make_room(self, guest: Guest) -> None:
-        """End the oldest stream of a pod that has as many as it may; where nobody proves who it is, none."""
-        others = [each for each in self._by_pod.get(guest.pod, ()) if not each.is_ending]
+        """End the oldest stream of a workload that has as many as it may; where nobody proves who it is, none."""
+        others = [each for each in self._of.get(guest.proxy.ref, ()) if not each.is_ending]
         if guest.uid and len(others) >= STREAMS_OF_ONE:
             log.info("%s comes once more, and its oldest stream is ended", guest.proxy.node_id)
             others[0].end()
 
     def look(self, ref: Ref | None = None) -> None:
-        """End the streams of proxies that may no longer have one; ``ref``: look at this pod's only."""
-        for stream in tuple(self.streams if ref is None else self._by_pod.get(ref, ())):
+        """End the streams of proxies that may no longer have one; ``ref``: look at this workload's only."""
+        for stream in tuple(self.streams if ref is None else self._of.get(ref, ())):
             if not stream.is_ending and not self._gate.may_stay(self.streams[stream]):
-                log.info("%s is sent away: its pod is gone, or its certificate has expired", stream.proxy.node_id)
+                log.info(
+                    "%s is sent away: its workload is gone or another one, or its certificate has expired",
+                    stream.proxy.node_id,
+                )
                 stream.end()
 
     async def watch(self) -> None:

@@ -18,14 +18,16 @@ DRAIN_PATH = "/drain_listeners"
 _RBAC = "envoy.filters.http.rbac"
 _RBAC_TYPES = "envoy.extensions.filters.http.rbac.v3"
 _LOOPBACK = (("127.0.0.0", 8), ("::1", 128))
+_FOR_OWNER = 0o600
 
 
 def emit_admin_listener(settings: ProxySettings) -> Json:
     """Return the listener for probes and metrics: ``/ready``, ``/live`` and ``/metrics``, read only.
 
     ``/shutdown``, posted from the pod itself, ends the proxy: a Job's last container can say that it is done. From
-    elsewhere that is 403. All else is 404.
+    elsewhere that is 403, and on a machine, whose loopback is not one application's, there is none. All else is 404.
     """
+    shutdown = _route("POST", "/shutdown", _to_admin(SHUTDOWN_PATH), _from_loopback())
     return {
         "name": "admin",
         "address": socket_address(settings.bind_address, settings.admin_port),
@@ -47,7 +49,7 @@ def emit_admin_listener(settings: ProxySettings) -> Json:
                                             _route("GET", "/ready", _to_admin("/ready")),
                                             _route("GET", "/live", _LIVE),
                                             _route("GET", "/metrics", _to_admin("/stats/prometheus")),
-                                            _route("POST", "/shutdown", _to_admin(SHUTDOWN_PATH), _from_loopback()),
+                                            *([] if settings.admin_folder else [shutdown]),
                                         ],
                                     }
                                 ],
@@ -63,7 +65,10 @@ def emit_admin_listener(settings: ProxySettings) -> Json:
 
 
 def admin_pipe(settings: ProxySettings) -> Json:
-    """Return where Envoy's own administration listens: a socket in Linux' abstract namespace, so only this pod's."""
+    """Return where Envoy's own administration listens: a socket in Linux' abstract namespace, so only this pod's; on a
+    machine, where that would be anybody's who has an account there, one that is for its user alone."""
+    if settings.admin_folder:
+        return {"pipe": {"path": f"{settings.admin_folder}/admin.sock", "mode": _FOR_OWNER}}
     return {"pipe": {"path": f"@meshwright-admin-{settings.admin_port}"}}
 
 

@@ -1,6 +1,6 @@
 """Clusters and their endpoints: where a request can go. Knows no routes and no listeners.
 
-A cluster is a function of the Service's port and of who its pods are, so that it can be made for any name, whenever a
+A cluster is a function of the Service's port and of who is behind it, so that it can be made for any name, whenever a
 proxy asks. Each endpoint says who it is, or that it is nobody; the cluster says how to speak to each. One that says
 neither cannot be reached.
 """
@@ -13,20 +13,25 @@ from meshwright.emit.names import BLACKHOLE, INBOUND, PASSTHROUGH, Address, Serv
 from meshwright.emit.tls import PLAINTEXT, emit_client_tls, emit_impossible_tls
 from meshwright.emit.typed import ADS, extension, seconds, socket_address, typed
 from meshwright.model.desired import Json
-from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.identity import MachineIdentity, ServiceAccount, TrustDomain, Whom
 from meshwright.model.pod import Pod
 from meshwright.model.proxy import EndpointSlice, ProxySettings, SliceEndpoint
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Millis, Namespace, Port
-from meshwright.model.workload import Protocol, ServicePort
+from meshwright.model.workload import ExternalWorkload, Protocol, ServicePort, Workload
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LIMIT = 1_000_000
 _MATCHED = "envoy.transport_socket_match"
-_NO_PODS: Mapping[Ref, Pod] = {}
-_NO_IPS: Mapping[str, Pod] = {}
+_NO_WORKLOADS: Mapping[Ref, Workload] = {}
+_NO_IPS: Mapping[str, Workload] = {}
 _NO_IDENTITY = ProxySettings()
 _PEER, _POD, _NOBODY = "peer", "pod", "plaintext"
+_MACHINE, _SERVER_NAME, _EXTERNAL = "machine", "server-name", "external-workload"
+"""What an endpoint says of itself: a pod's identity and name, or that it is nobody; of a machine its identity, what TLS
+calls it, and its name. Machines choose their identities, so those have a key of their own: none can read as a pod's."""
+
+_KINDS = {kind.word: kind for kind in (Kind.POD, Kind.EXTERNAL_WORKLOAD)}
 
 
 def emit_service_cluster(
@@ -34,39 +39,49 @@ def emit_service_cluster(
     port: ServicePortName,
     protocol: Protocol,
     settings: ProxySettings,
-    accounts: Iterable[ServiceAccount] = (),
+    whom: Iterable[Whom] = (),
     own: Ref | None = None,
 ) -> Json:
     """Return the Cluster called ``name`` that is the endpoints of ``port``, asked for by the port's own name.
 
-    ``name`` is the port's name, or one of the Service's addresses. ``accounts``: who its pods are. ``own``: the pod of
-    the proxy that gets it, when that is one of them, ``None`` otherwise: a proxy's connections to its own pod reach
-    the application, not the proxy.
+    ``name`` is the port's name, or one of the Service's addresses. ``whom``: who its pods and machines are. ``own``:
+    the workload of the proxy that gets it, when that is one of them, ``None`` otherwise: a proxy's connections to its
+    own workload reach the application, not the proxy.
 
     Source: Envoy ``api/envoy/config/cluster/v3/cluster.proto`` ``transport_socket_matches``; linkerd2-proxy
     ``linkerd/app/outbound/src/http/concrete.rs`` (``NoClientTls::Loopback``).
     """
-    own_word = None if own is None else _pod_word(own, port.service.namespace)
+    said = None if own is None else _own_word(own, port.service.namespace)
     return {
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"service_name": str(port), "eds_config": ADS},
         **_balanced(protocol, settings.connect_timeout_ms),
-        **({} if settings.trust is None else _by_identity(accounts, own_word, settings.trust, settings)),
+        **({} if settings.trust is None else _by_identity(whom, said, settings.trust, settings)),
     }
 
 
 def emit_address_cluster(
-    address: Address, settings: ProxySettings, pod: Pod | None = None, own: Ref | None = None
+    address: Address, settings: ProxySettings, workload: Workload | None = None, own: Ref | None = None
 ) -> Json:
-    """Return the Cluster for an address that is no Service's: a pod's, or one outside. It is that very address.
+    """Return the Cluster for an address that is no Service's: a pod's, a machine's, or another. It is that very
+    address.
 
-    ``pod``: whose address it is, ``None`` for nobody's; ``own``: the pod of the proxy that gets it.
+    ``workload``: whose address it is, ``None`` for nobody's; ``own``: the workload of the proxy that gets it.
     """
     tls: Json = {}
-    is_own = pod is not None and pod.ref == own
-    if settings.trust is not None and pod is not None and not is_own and is_reached_by_tls(pod, address.port, settings):
-        tls["transport_socket"] = emit_client_tls(pod.account, settings.trust, settings)
+    if (
+        settings.trust is not None
+        and workload is not None
+        and workload.ref != own
+        and is_reached_by_tls(workload, address.port, settings)
+    ):
+        whom = find_whom(workload)
+        tls["transport_socket"] = (
+            emit_impossible_tls(settings.trust, settings)
+            if whom is None
+            else emit_client_tls(whom, settings.trust, settings)
+        )
     return {
         "name": str(address),
         "type": "STATIC",
@@ -99,29 +114,60 @@ def emit_passthrough(settings: ProxySettings) -> Json:
     return _original(PASSTHROUGH, settings)
 
 
-def is_reached_by_tls(pod: Pod, port: Port, settings: ProxySettings) -> bool:
-    """Return whether connections to ``port`` of the pod reach a proxy of ours that speaks TLS there: not where it is
-    asked for its own state, by whoever wants to know."""
-    return pod.is_meshed and port not in pod.skipped_inbound and port != settings.admin_port
+def is_reached_by_tls(workload: Workload, port: Port, settings: ProxySettings) -> bool:
+    """Return whether connections to ``port`` of a pod or a machine reach a proxy that speaks TLS there: not where it is
+    asked for its own state, by whoever wants to know. An ExternalWorkload says whom to expect, and so has a proxy."""
+    has_proxy = isinstance(workload, ExternalWorkload) or workload.is_meshed
+    return has_proxy and port not in workload.skipped_inbound and port != settings.admin_port
 
 
-def pod_behind(namespace: Namespace, endpoint: SliceEndpoint, by_ip: Mapping[str, Pod] = _NO_IPS) -> Ref | None:
-    """Return the pod that an endpoint of a slice in ``namespace`` says it is, and when it says none, the one at its
-    address; ``None`` when there is none.
+def find_whom(workload: Workload) -> Whom | None:
+    """Return who answers for a workload where it has a proxy, ``None`` when it does not say, so that nobody may."""
+    return workload.account if isinstance(workload, Pod) else workload.whom
 
-    ``by_ip``: pods by address. Whoever writes slices by hand writes addresses only: their pods are no less meshed.
+
+def list_addresses(workload: Workload) -> tuple[str, ...]:
+    """Return the workload's addresses, canonical."""
+    return workload.addresses if isinstance(workload, Pod) else workload.ips
+
+
+def write_place(workload: Ref, ip: str) -> str:
+    """Return what `find_at` finds a workload by: its address, and of a machine its namespace as well. The cluster gives
+    out pods' addresses; machines' are written down by whoever may write in a namespace, and count there alone: nobody
+    says how another namespace's callers speak to an address, which may be the API server's."""
+    return ip if workload.kind is Kind.POD else f"{workload.namespace}/{ip}"
+
+
+def find_at(by_ip: Mapping[str, Workload], ip: str, namespace: Namespace) -> Workload | None:
+    """Return who is at an address, as ``namespace`` sees it: a pod, else a machine of that namespace.
+
+    ``by_ip``: workloads by `write_place`; of several at one place the first by name. What each says of itself is worth
+    as much or as little: who is there must prove it.
     """
-    kind, _, name = endpoint.target.partition("/")
-    if kind == Kind.POD.word and name:
-        return Ref(Kind.POD, namespace, name)
-    pod = by_ip.get(address_alone(endpoint))
-    return None if pod is None else pod.ref
+    found = by_ip.get(ip)
+    return by_ip.get(f"{namespace}/{ip}") if found is None else found
+
+
+def workload_behind(
+    namespace: Namespace, endpoint: SliceEndpoint, by_ip: Mapping[str, Workload] = _NO_IPS
+) -> Ref | None:
+    """Return the pod or machine that an endpoint of a slice in ``namespace`` says it is, and when it says none, the one
+    at its address; ``None`` when there is none.
+
+    ``by_ip``: as for `find_at`. Whoever writes slices by hand writes addresses only: what is there is no less
+    meshed.
+    """
+    word, _, name = endpoint.target.partition("/")
+    if (kind := _KINDS.get(word)) is not None and name:
+        return Ref(kind, namespace, name)
+    workload = find_at(by_ip, address_alone(endpoint), namespace)
+    return None if workload is None else workload.ref
 
 
 def address_alone(endpoint: SliceEndpoint) -> str:
-    """Return the address, as pods have theirs, of an endpoint that does not say which pod it is; ``""`` when it does.
-    Never raises."""
-    if endpoint.target.startswith(f"{Kind.POD.word}/") or not endpoint.addresses:
+    """Return the address, as workloads have theirs, of an endpoint that does not say which pod or machine it is; ``""``
+    when it does. Never raises."""
+    if endpoint.target.partition("/")[0] in _KINDS or not endpoint.addresses:
         return ""
     try:
         return str(ip_address(endpoint.addresses[0]))
@@ -129,30 +175,39 @@ def address_alone(endpoint: SliceEndpoint) -> str:
         return ""
 
 
-def pods_behind(slices: Iterable[EndpointSlice], by_ip: Mapping[str, Pod] = _NO_IPS) -> frozenset[Ref]:
-    """Return the pods that the endpoints of ``slices`` are, ready or not."""
-    found = (pod_behind(piece.service.namespace, endpoint, by_ip) for piece in slices for endpoint in piece.endpoints)
+def workloads_behind(slices: Iterable[EndpointSlice], by_ip: Mapping[str, Workload] = _NO_IPS) -> frozenset[Ref]:
+    """Return the pods and machines that the endpoints of ``slices`` are, ready or not."""
+    found = (
+        workload_behind(piece.service.namespace, endpoint, by_ip) for piece in slices for endpoint in piece.endpoints
+    )
     return frozenset(ref for ref in found if ref is not None)
 
 
-def find_accounts(
-    slices: Iterable[EndpointSlice], pods: Mapping[Ref, Pod], by_ip: Mapping[str, Pod] = _NO_IPS
-) -> tuple[ServiceAccount, ...]:
-    """Return who the meshed pods behind a Service are, ready or not, each once, sorted.
+def find_identities(
+    slices: Iterable[EndpointSlice], workloads: Mapping[Ref, Workload], by_ip: Mapping[str, Workload] = _NO_IPS
+) -> tuple[Whom, ...]:
+    """Return who the meshed pods and the machines behind a Service are, ready or not, each once, sorted, pods first.
 
-    A pod that is not ready yet counts, so that a cluster knows who it is before an endpoint says so.
+    One that is not ready yet counts, so that a cluster knows who it is before an endpoint says so.
     """
-    found = (pods[ref] for ref in pods_behind(slices, by_ip) if ref in pods)
-    return tuple(sorted({pod.account for pod in found if pod.is_meshed}))
+    accounts: set[ServiceAccount] = set()
+    machines: set[MachineIdentity] = set()
+    for ref in workloads_behind(slices, by_ip):
+        match workloads.get(ref):
+            case Pod(is_meshed=True, account=account):
+                accounts.add(account)
+            case ExternalWorkload(whom=MachineIdentity() as machine):
+                machines.add(machine)
+    return (*sorted(accounts), *sorted(machines))
 
 
 def emit_endpoints(
     port: ServicePortName,
     port_name: str,
     slices: Iterable[EndpointSlice],
-    pods: Mapping[Ref, Pod] = _NO_PODS,
+    workloads: Mapping[Ref, Workload] = _NO_WORKLOADS,
     settings: ProxySettings = _NO_IDENTITY,
-    by_ip: Mapping[str, Pod] = _NO_IPS,
+    by_ip: Mapping[str, Workload] = _NO_IPS,
 ) -> Json:
     """Return the ClusterLoadAssignment of a Service's port: its ready endpoints, sorted, grouped by zone.
 
@@ -160,9 +215,10 @@ def emit_endpoints(
     stands in an IPv4 and in an IPv6 slice is one endpoint with two addresses, IPv4 first. Without any, it is empty:
     requests get 503 at once.
 
-    Where proxies have identities, each endpoint says who it is. An endpoint that is a pod not in ``pods`` is left out
-    until it is: whether it may be spoken to in the clear is not known. One that says no pod is the one that ``by_ip``
-    has at its address, else nobody.
+    Where proxies have identities, each endpoint says who it is. An endpoint that is a pod or a machine not in
+    ``workloads`` is left out until it is: whether it may be spoken to in the clear is not known. So is a machine of
+    which nobody can read who it is. One that says neither is the workload that ``by_ip`` has at its address, else
+    nobody.
 
     Source: kubernetes.io ``docs/concepts/services-networking/endpoint-slices`` (ports by name, conditions);
     Envoy ``api/envoy/config/endpoint/v3/endpoint_components.proto`` ``Endpoint.additional_addresses``.
@@ -176,8 +232,8 @@ def emit_endpoints(
                 continue
             peer: _Peer | None = ()
             if settings.trust is not None:
-                ref = pod_behind(piece.service.namespace, endpoint, by_ip)
-                peer = _read_peer(ref, number, pods, settings, settings.trust, piece.service.namespace)
+                ref = workload_behind(piece.service.namespace, endpoint, by_ip)
+                peer = _read_peer(ref, number, workloads, settings, settings.trust, piece.service.namespace)
             if peer is not None:
                 address = endpoint.addresses[0]
                 key = (endpoint.zone, endpoint.target or address, peer)
@@ -206,7 +262,7 @@ _Peer = tuple[tuple[str, str], ...]
 def _read_peer(
     ref: Ref | None,
     port: Port,
-    pods: Mapping[Ref, Pod],
+    workloads: Mapping[Ref, Workload],
     settings: ProxySettings,
     trust: TrustDomain,
     namespace: Namespace,
@@ -214,16 +270,25 @@ def _read_peer(
     """Return what an endpoint says of itself, ``None`` when that is not known."""
     if ref is None:
         return ((_PEER, _NOBODY),)
-    if (pod := pods.get(ref)) is None:
+    if (workload := workloads.get(ref)) is None:
         return None
-    if not is_reached_by_tls(pod, port, settings):
+    if not is_reached_by_tls(workload, port, settings):
         return ((_PEER, _NOBODY),)
-    return ((_PEER, trust.uri(pod.account)), (_POD, _pod_word(ref, namespace)))
+    if isinstance(workload, Pod):
+        return ((_PEER, trust.uri(workload.account)), _own_word(ref, namespace))
+    if (machine := workload.whom) is None:
+        return None
+    return (*_say(machine), _own_word(ref, namespace))
 
 
-def _pod_word(ref: Ref, namespace: Namespace) -> str:
-    """Return what a pod is called among the endpoints of a Service in ``namespace``."""
-    return ref.name if ref.namespace == namespace else f"{ref.namespace}/{ref.name}"
+def _say(machine: MachineIdentity) -> _Peer:
+    return ((_MACHINE, machine.name), (_SERVER_NAME, machine.server_name))
+
+
+def _own_word(ref: Ref, namespace: Namespace) -> tuple[str, str]:
+    """Return what a workload says of its name among the endpoints of a Service in ``namespace``."""
+    key = _POD if ref.kind is Kind.POD else _EXTERNAL
+    return key, ref.name if ref.namespace == namespace else f"{ref.namespace}/{ref.name}"
 
 
 def _metadata(peer: _Peer) -> Json:
@@ -231,15 +296,18 @@ def _metadata(peer: _Peer) -> Json:
 
 
 def _by_identity(
-    accounts: Iterable[ServiceAccount], own: str | None, trust: TrustDomain, settings: ProxySettings
+    whom: Iterable[Whom], own: tuple[str, str] | None, trust: TrustDomain, settings: ProxySettings
 ) -> Json:
     """Return how to speak to each endpoint by what it says of itself, the first match counting, and to one who says
     nothing that is known: not at all."""
-    matches = [] if own is None else [_match("own", {_POD: own}, PLAINTEXT)]
-    matches += [
-        _match(str(account), {_PEER: trust.uri(account)}, emit_client_tls(account, trust, settings))
-        for account in accounts
-    ]
+    matches = [] if own is None else [_match("own", dict((own,)), PLAINTEXT)]
+    for each in whom:
+        match each:
+            case ServiceAccount():
+                name, said = str(each), {_PEER: trust.uri(each)}
+            case MachineIdentity():
+                name, said = each.server_name, dict(_say(each))
+        matches.append(_match(name, said, emit_client_tls(each, trust, settings)))
     matches.append(_match(_NOBODY, {_PEER: _NOBODY}, PLAINTEXT))
     return {"transport_socket_matches": matches, "transport_socket": emit_impossible_tls(trust, settings)}
 

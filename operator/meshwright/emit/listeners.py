@@ -25,8 +25,9 @@ from meshwright.emit.policy_log import METADATA
 from meshwright.emit.tls import emit_server_tls
 from meshwright.emit.typed import extension, seconds, socket_address
 from meshwright.model.desired import Json
+from meshwright.model.identity import TrustDomain
 from meshwright.model.inbound import Inbound
-from meshwright.model.pod import AccessLog, PortRanges
+from meshwright.model.pod import PortRanges
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.units import Port
 from meshwright.model.workload import ServicePort
@@ -128,9 +129,9 @@ def emit_inbound_listener(settings: ProxySettings, inbound: Inbound) -> Json:
         shared["listener_filters"] = [original, inspector, *others]
     apart = _set_apart(rest, own)
     chains = [
-        *_inbound_chains(rest, settings, inbound.access_log, apart),
+        *_inbound_chains(rest, settings, inbound, apart),
         *_opaque_chains(rest, held, inbound, settings),
-        *(chain for each in own for chain in _inbound_chains(each, settings, inbound.access_log)),
+        *(chain for each in own for chain in _inbound_chains(each, settings, inbound)),
     ]
     return {
         **shared,
@@ -169,9 +170,7 @@ def _set_apart(rest: Held, own: Iterable[Held]) -> Json:
     return {"metadata": {"filter_metadata": {METADATA: {"apart": ports}}}} if ports else {}
 
 
-def _inbound_chains(
-    held: Held, settings: ProxySettings, access_log: AccessLog, apart: Json | None = None
-) -> Iterable[Json]:
+def _inbound_chains(held: Held, settings: ProxySettings, inbound: Inbound, apart: Json | None = None) -> Iterable[Json]:
     """Yield the chains of a port, or those for the rest, which lack the last: it is the listener's default.
 
     HTTP and bytes are told apart where both are taken. Where only HTTP is, nobody waits to see; whatever is not HTTP
@@ -181,7 +180,7 @@ def _inbound_chains(
     at: Json = {} if held.port is None else {"destination_port": held.port}
     is_detected = held.is_http and held.is_tcp
     if (trust := settings.trust) is not None:
-        mesh = {**at, "transport_protocol": "tls", "server_names": [f"*.{trust.suffix}"]}
+        mesh = {**at, "transport_protocol": "tls", "server_names": [_called(inbound, trust)]}
         if held.is_http:
             yield {
                 "name": f"mesh-http{suffix}",
@@ -190,7 +189,7 @@ def _inbound_chains(
                     **({"application_protocols": ["h2", "http/1.1"]} if is_detected else {}),
                 },
                 "transport_socket": emit_server_tls(trust, settings, is_http=True),
-                "filters": [emit_inbound_http(settings, is_authenticated=True, access_log=access_log)],
+                "filters": [emit_inbound_http(settings, is_authenticated=True, access_log=inbound.access_log)],
             }
         if held.is_tcp:
             yield {
@@ -205,7 +204,7 @@ def _inbound_chains(
         yield {
             "name": f"http{suffix}",
             "filter_chain_match": {**at, **(_HTTP if is_detected else {}), **transport},
-            "filters": [emit_inbound_http(settings, is_authenticated=False, access_log=access_log)],
+            "filters": [emit_inbound_http(settings, is_authenticated=False, access_log=inbound.access_log)],
         }
     if held.port is None:
         return
@@ -224,6 +223,11 @@ def _inbound_chains(
         }
 
 
+def _called(inbound: Inbound, trust: TrustDomain) -> str:
+    """Return the names by which the mesh's TLS asks for the workload. TLS inspection gives names in small letters."""
+    return inbound.server_name.lower() or f"*.{trust.suffix}"
+
+
 def _opaque_chains(rest: Held, held: Iterable[Held], inbound: Inbound, settings: ProxySettings) -> Iterable[Json]:
     """Yield the chains for the mesh's connections to ports where the workload says that even HTTP is passed on.
 
@@ -239,7 +243,7 @@ def _opaque_chains(rest: Held, held: Iterable[Held], inbound: Inbound, settings:
         "filters": emit_inbound_bytes(rest, has_tls=True),
     }
     for port, _ in zip(ports, range(_MAX_OPAQUE_CHAINS), strict=False):
-        match = {"destination_port": port, "transport_protocol": "tls", "server_names": [f"*.{trust.suffix}"]}
+        match = {"destination_port": port, "transport_protocol": "tls", "server_names": [_called(inbound, trust)]}
         yield {"name": f"mesh-tcp-{port}", "filter_chain_match": match, **tcp}
 
 

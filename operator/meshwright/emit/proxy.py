@@ -16,9 +16,12 @@ from meshwright.emit.clusters import (
     emit_endpoints,
     emit_passthrough,
     emit_service_cluster,
-    find_accounts,
+    find_at,
+    find_identities,
     find_port,
-    pods_behind,
+    list_addresses,
+    workloads_behind,
+    write_place,
 )
 from meshwright.emit.connections import HCM_FILTER, ON_DEMAND_FILTER, TCP_FILTER
 from meshwright.emit.inbound_routes import emit_inbound_routes
@@ -43,12 +46,13 @@ from meshwright.emit.names import (
 from meshwright.emit.policy_log import BOUNDING_FILTER
 from meshwright.emit.scopes import choose_virtual_host, emit_direct_routes, emit_route_configuration, emit_scope
 from meshwright.model.desired import Json
-from meshwright.model.identity import ServiceAccount
+from meshwright.model.identity import Whom
 from meshwright.model.inbound import Inbound
 from meshwright.model.pod import Pod
 from meshwright.model.proxy import EndpointSlice, OutboundUnit, Proxy, ProxySettings, Resources
-from meshwright.model.ref import Kind, Ref, ServiceName
-from meshwright.model.workload import Service, ServicePort
+from meshwright.model.ref import Ref, ServiceName
+from meshwright.model.units import Namespace
+from meshwright.model.workload import Service, ServicePort, Workload
 
 
 def tcp_ports(service: Service) -> Iterator[ServicePort]:
@@ -70,11 +74,12 @@ def addresses_of(service: Service) -> Iterator[tuple[Address, ServicePort]]:
 class Peers:
     """Who is behind the Services and addresses: what clusters must know to name whom they speak to.
 
-    ``accounts``: of a Service's pods; ``by_ip``: a pod by each of its addresses.
+    ``identities``: of a Service's pods and machines; ``by_ip``: a pod or a machine by each of its addresses, as
+    `find_at` has them.
     """
 
-    accounts: Mapping[ServiceName, tuple[ServiceAccount, ...]] = field(default_factory=dict)
-    by_ip: Mapping[str, Pod] = field(default_factory=dict)
+    identities: Mapping[ServiceName, tuple[Whom, ...]] = field(default_factory=dict)
+    by_ip: Mapping[str, Workload] = field(default_factory=dict)
 
 
 def make_cluster(
@@ -84,13 +89,14 @@ def make_cluster(
     settings: ProxySettings,
     peers: Peers = Peers(),
     own: Ref | None = None,
+    namespace: Namespace = Namespace(""),
 ) -> Json | None:
     """Return the Cluster called ``name``, ``None`` when there cannot be one.
 
     A Service port's name gives its endpoints, while the Service has that port. An address gives the endpoints of
     ``owner``, the Service's port it belongs to, and if ``None`` that very address; but not the ports that proxies
-    listen on, which would lead a connection back to the proxy it came from. ``own``: the pod of the proxy that gets
-    the cluster, if it is behind it.
+    listen on, which would lead a connection back to the proxy it came from. ``own``: the workload of the proxy that
+    gets the cluster, if it is behind it; ``namespace``: that proxy's.
     """
     if name == BLACKHOLE:
         return emit_blackhole(settings)
@@ -99,7 +105,8 @@ def make_cluster(
             owner = named
         case Address() as address if owner is None:
             is_proxys = address.port in (settings.outbound_port, settings.inbound_port)
-            return None if is_proxys else emit_address_cluster(address, settings, peers.by_ip.get(address.ip), own)
+            there = find_at(peers.by_ip, address.ip, namespace)
+            return None if is_proxys else emit_address_cluster(address, settings, there, own)
         case None:
             return None
     assert owner is not None
@@ -107,7 +114,7 @@ def make_cluster(
     port = find_port(service.ports, owner.port) if service else None
     if port is None:
         return None
-    return emit_service_cluster(name, owner, port.protocol, settings, peers.accounts.get(owner.service, ()), own)
+    return emit_service_cluster(name, owner, port.protocol, settings, peers.identities.get(owner.service, ()), own)
 
 
 def assemble(
@@ -116,19 +123,19 @@ def assemble(
     services: Iterable[Service],
     slices: Iterable[EndpointSlice],
     settings: ProxySettings,
-    pods: Iterable[Pod] = (),
+    workloads: Iterable[Workload] = (),
     inbound: Inbound | None = None,
 ) -> Resources:
     """Return everything that ``proxy`` can ask for, by name. Clusters for addresses of no Service are not in it: there
     is one for each.
 
-    Should two Services claim one address, it is the first one's, by namespace and name. A pod that is not among
-    ``pods`` is nobody. ``inbound``: who may call the proxy's own pod; ``None``: everybody.
+    Should two Services claim one address, it is the first one's, by namespace and name. ``workloads``: all that is
+    known of pods and machines. ``inbound``: who may call the proxy's own workload; ``None``: everybody.
     """
     by_name = {service.name: service for service in sorted(services, key=lambda service: service.name)}
-    by_ref = {pod.ref: pod for pod in pods}
-    own = Ref(Kind.POD, proxy.namespace, proxy.name)
-    own_pod = by_ref.get(own)
+    by_ref = {workload.ref: workload for workload in workloads}
+    own_workload = by_ref.get(own := proxy.ref)
+    own_pod = own_workload if isinstance(own_workload, Pod) else None
     is_ingress = own_pod is not None and own_pod.is_ingress
     producers: dict[ServiceName, OutboundUnit] = {}
     consumers: dict[ServiceName, OutboundUnit] = {}
@@ -148,13 +155,13 @@ def assemble(
         routes[DIRECT] = emit_direct_routes(ADDRESS_HEADER)
     clusters: dict[str, Json] = {BLACKHOLE: emit_blackhole(settings)}
     endpoints: dict[str, Json] = {}
-    by_ip: dict[str, Pod] = {}
+    by_ip: dict[str, Workload] = {}
     for ref in sorted(by_ref):
-        for ip in by_ref[ref].addresses:
-            by_ip.setdefault(ip, by_ref[ref])
-    peers = Peers(accounts={name: find_accounts(of_service[name], by_ref, by_ip) for name in by_name})
+        for ip in list_addresses(by_ref[ref]):
+            by_ip.setdefault(write_place(ref, ip), by_ref[ref])
+    peers = Peers(identities={name: find_identities(of_service[name], by_ref, by_ip) for name in by_name})
     for service in by_name.values():
-        own_here = own if own in pods_behind(of_service[service.name], by_ip) else None
+        own_here = own if own in workloads_behind(of_service[service.name], by_ip) else None
         for port in tcp_ports(service):
             name = ServicePortName(service.name, port.port)
             unit_host = choose_virtual_host(

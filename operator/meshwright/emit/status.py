@@ -91,7 +91,7 @@ def merge_limit(stored: Json, wanted: LimitStatus, now: str) -> Json | None:
         target = {"group": Kind.SERVER.group, "kind": Kind.SERVER.word, "name": wanted.server}
     if target is None:
         return None
-    condition = _merge_condition(ours or {}, wanted.accepted, wanted.generation, now)
+    condition = merge_condition(ours or {}, wanted.accepted, wanted.generation, now)
     if ours is not None and "observedGeneration" not in ours:
         bare = {key: value for key, value in condition.items() if key != "observedGeneration"}
         condition = ours if bare == ours else condition
@@ -235,8 +235,8 @@ def _merge_entry(entry: Json, parent: ParentStatus, generation: int, now: str) -
         if stored.get("type") not in _OWN_TYPES:
             conditions.append(stored)
         elif condition := wanted.pop(stored["type"], None):
-            conditions.append(_merge_condition(stored, condition, generation, now))
-    conditions += [_merge_condition({}, condition, generation, now) for condition in wanted.values()]
+            conditions.append(merge_condition(stored, condition, generation, now))
+    conditions += [merge_condition({}, condition, generation, now) for condition in wanted.values()]
     return {
         **entry,
         "parentRef": dict(parent.parent),
@@ -245,7 +245,9 @@ def _merge_entry(entry: Json, parent: ParentStatus, generation: int, now: str) -
     }
 
 
-def _merge_condition(stored: dict[str, Any], wanted: Condition, generation: int, now: str) -> Json:
+def merge_condition(stored: dict[str, Any], wanted: Condition, generation: int, now: str) -> Json:
+    """Return ``wanted`` as it is stored, judged at ``generation``. Where ``stored``, what is there of its type, has the
+    same status its time stays; else that is ``now``."""
     is_same = stored.get("status") == wanted.status and "lastTransitionTime" in stored
     return {
         "type": wanted.type,

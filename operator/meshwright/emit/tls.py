@@ -10,7 +10,7 @@ Source: Envoy ``api/envoy/extensions/transport_sockets/tls/v3/{tls,common,secret
 from meshwright.emit.sds import ANCHORS, IDENTITY, anchors_source, identity_source
 from meshwright.emit.typed import extension
 from meshwright.model.desired import Json
-from meshwright.model.identity import ServiceAccount, TrustDomain
+from meshwright.model.identity import MachineIdentity, ServiceAccount, TrustDomain, Whom
 from meshwright.model.proxy import ProxySettings
 
 _NAME = "envoy.transport_sockets.tls"
@@ -24,15 +24,20 @@ PLAINTEXT: Json = extension(
 """The transport socket without TLS."""
 
 
-def emit_client_tls(account: ServiceAccount, trust: TrustDomain, settings: ProxySettings) -> Json:
-    """Return the transport socket for connections to ``account``, and to nobody else.
+def emit_client_tls(whom: Whom, trust: TrustDomain, settings: ProxySettings) -> Json:
+    """Return the transport socket for connections to ``whom``, and to nobody else.
 
     It names no ALPN: Envoy's HTTP pools offer what they speak, h2 or http/1.1, and its TCP pools nothing, which is how
     the other side tells the two apart.
 
-    Source: Envoy ``source/common/http/conn_pool_base.cc`` ``wrapTransportSocketOptions`` (ALPN fallback).
+    Source: Envoy ``source/common/http/conn_pool_base.cc`` ``wrapTransportSocketOptions`` (ALPN fallback); linkerd2
+    ``controller/gen/apis/externalworkload/v1beta1/types.go`` MeshTLS (a machine's name is a SPIFFE ID or a DNS name).
     """
-    return _client(trust.uri(account), trust.dns(account), settings)
+    match whom:
+        case ServiceAccount():
+            return _client("URI", trust.uri(whom), trust.dns(whom), settings)
+        case MachineIdentity():
+            return _client("URI" if whom.is_uri else "DNS", whom.name, whom.server_name, settings)
 
 
 def emit_impossible_tls(trust: TrustDomain, settings: ProxySettings) -> Json:
@@ -40,7 +45,7 @@ def emit_impossible_tls(trust: TrustDomain, settings: ProxySettings) -> Json:
 
     Every identity's URI says a namespace and a ServiceAccount; the one that is asked for here does not.
     """
-    return _client(f"{trust.uri_prefix}nobody", f"nobody.{trust.suffix}", settings)
+    return _client("URI", f"{trust.uri_prefix}nobody", f"nobody.{trust.suffix}", settings)
 
 
 def emit_server_tls(trust: TrustDomain, settings: ProxySettings, *, is_http: bool) -> Json:
@@ -54,28 +59,28 @@ def emit_server_tls(trust: TrustDomain, settings: ProxySettings, *, is_http: boo
         require_client_certificate=True,
         disable_stateless_session_resumption=True,
         disable_stateful_session_resumption=True,
-        common_tls_context=_common({"prefix": trust.uri_prefix}, settings)
+        common_tls_context=_common("URI", {"prefix": trust.uri_prefix}, settings)
         | ({"alpn_protocols": list(_ALPN)} if is_http else {}),
     )
 
 
-def _client(uri: str, server_name: str, settings: ProxySettings) -> Json:
+def _client(san_type: str, name: str, server_name: str, settings: ProxySettings) -> Json:
     return extension(
         _NAME,
         f"{_TYPES}.UpstreamTlsContext",
         sni=server_name,
         max_session_keys=0,
-        common_tls_context=_common({"exact": uri}, settings),
+        common_tls_context=_common(san_type, {"exact": name}, settings),
     )
 
 
-def _common(uri: Json, settings: ProxySettings) -> Json:
+def _common(san_type: str, name: Json, settings: ProxySettings) -> Json:
     """Clients stop at TLS 1.2 unless told otherwise, so the highest version is said as well as the lowest."""
     return {
         "tls_params": {"tls_minimum_protocol_version": _VERSION, "tls_maximum_protocol_version": _VERSION},
         "tls_certificate_sds_secret_configs": [{"name": IDENTITY, "sds_config": identity_source(settings)}],
         "combined_validation_context": {
-            "default_validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": uri}]},
+            "default_validation_context": {"match_typed_subject_alt_names": [{"san_type": san_type, "matcher": name}]},
             "validation_context_sds_secret_config": {"name": ANCHORS, "sds_config": anchors_source(settings)},
         },
     }

@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from meshwright.cli import main
+from meshwright.model.identity import TrustDomain
+from meshwright.model.units import Namespace
 
-SERVER = {
+SERVER: dict[str, Any] = {
     "apiVersion": "policy.linkerd.io/v1beta3",
     "kind": "Server",
     "metadata": {"name": "web", "namespace": "shop"},
@@ -98,6 +100,50 @@ def test_callers_are_named_in_many_ways(
     report = json.loads(capsys.readouterr().out)
     assert report["from"]["identity"] == identity
     assert status == (0 if identity.startswith("clients.") else 1)
+
+
+TRUST = TrustDomain()
+SHOP = Namespace("shop")
+
+
+def machine(name: str, identity: str, server_name: str, **annotations: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "workload.linkerd.io/v1beta1",
+        "kind": "ExternalWorkload",
+        "metadata": {"name": name, "namespace": "shop", "annotations": annotations},
+        "spec": {"meshTLS": {"identity": identity, "serverName": server_name}, "workloadIPs": [{"ip": "192.0.2.1"}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("asker", "identity", "outcome"),
+    [
+        ("shop/joined", TRUST.machine_dns(SHOP, "ledger", "joined"), "allowed"),
+        ("shop/svid", "spiffe://cluster.local/legacy", "denied"),
+    ],
+)
+def test_a_machine_that_joined_has_a_dns_name_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asker: str, identity: str, outcome: str
+) -> None:
+    dns = TRUST.machine_dns(SHOP, "ledger", "joined")
+    machines = (
+        machine("joined", TRUST.machine_uri(SHOP, "ledger", "3f2a"), dns),
+        machine("svid", "spiffe://cluster.local/legacy", dns),
+    )
+    server = SERVER | {"spec": {**SERVER["spec"], "accessPolicy": "all-authenticated"}}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all((server, POD, *machines)))
+    ask(tmp_path, "--from", asker, "--to", "shop/web:8080", "-o", "json")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["from"]["identity"], report["outcome"]) == (identity, outcome)
+
+
+def test_a_port_that_passes_a_machines_proxy_by_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vm = machine("vm", "vm.example", "vm.example", **{"config.linkerd.io/skip-inbound-ports": "22"})
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all((vm,)))
+    for port, is_skipped in ((22, True), (23, False)):
+        ask(tmp_path, "--from", "192.0.2.7", "--to", f"shop/vm:{port}")
+        note = f"ExternalWorkload shop/vm skips port {port}: its proxy never sees it, and anybody may call it"
+        assert (note in capsys.readouterr().out) is is_skipped
 
 
 @pytest.mark.parametrize(

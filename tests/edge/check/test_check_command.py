@@ -71,6 +71,7 @@ async def test_json_is_one_document_and_nothing_else(
         "meshwright-identity",
         "meshwright-webhook",
         "meshwright-policy",
+        "meshwright-external",
     ]
     assert report["categories"][1]["checks"][-1]["findings"] == [
         {"object": "deployment/meshwright-webhook", "found": "there is none in namespace meshwright"}

@@ -145,9 +145,12 @@ async def test_a_permission_that_lacks_is_named_and_not_waited_for(inquiry: Inqu
     results = await run(inquiry, Stage.POST, 300, watch)
     found = {finding for result in results for finding in result.findings}
     assert {(finding.what, finding.fix) for finding in found} == {
-        ("get secrets", "be granted it; ask: kubectl auth can-i get secrets -n meshwright")
+        (f"{verb} secrets", f"be granted it; ask: kubectl auth can-i {verb} secrets -n meshwright")
+        for verb in ("get", "list")
     }
-    assert {finding.found.partition(",")[0] for finding in found} == {"you may not get secrets in namespace meshwright"}
+    assert {finding.found.partition(",")[0] for finding in found} == {
+        f"you may not {verb} secrets in namespace meshwright" for verb in ("get", "list")
+    }
     assert watch.waits == []
 
 
@@ -158,6 +161,8 @@ PLURALS = (
     "certificates",
     "certificaterequests",
     "deployments",
+    "externalgroups",
+    "externalworkloads",
     "issuers",
     "leases",
     "mutatingwebhookconfigurations",

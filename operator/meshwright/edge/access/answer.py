@@ -72,11 +72,10 @@ def answer(question: Question, world: World) -> Answer:
 
 def _find_notes(question: Question, governed: GovernedPort, decision: Decision, world: World) -> Iterator[str]:
     place, workload = question.place, question.place.workload
-    if isinstance(workload, Pod):
-        if question.port in workload.skipped_inbound:
-            yield f"{place} skips port {question.port}: its proxy never sees it, and anybody may call it"
-        elif not (workload.is_meshed or place.is_expected):
-            yield f"{place} has no proxy, and nobody else enforces this: anybody may call it"
+    if question.port in workload.skipped_inbound:
+        yield f"{place} skips port {question.port}: its proxy never sees it, and anybody may call it"
+    elif isinstance(workload, Pod) and not (workload.is_meshed or place.is_expected):
+        yield f"{place} has no proxy, and nobody else enforces this: anybody may call it"
     if question.request is not None and not is_http(governed):
         yield f"port {question.port} is opaque: a request is bytes there, and decided once for its connection"
     if decision.outcome is Outcome.REFUSED and governed.policy is not None:

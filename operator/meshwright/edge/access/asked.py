@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 
 from meshwright.edge.access.targets import AskedError, find_place, find_target
 from meshwright.edge.access.world import Place, World
+from meshwright.link.enroll import read_machine
 from meshwright.link.paths import normalize_path
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.pod import Pod
@@ -158,6 +159,8 @@ def _describe(place: Place, world: World, notes: list[str]) -> tuple[str, str, s
     if not isinstance(workload, Pod):
         address = workload.ips[0] if workload.ips else ""
         is_uri = workload.identity.startswith("spiffe://")
+        if read_machine(world.config.trust, workload.identity) is not None:  # its certificate bears both names
+            return workload.server_name, workload.identity, address
         dns, uri = _complete(world, uri=workload.identity) if is_uri else _complete(world, dns=workload.identity)
         return dns, uri, address
     address = workload.addresses[0] if workload.addresses else ""

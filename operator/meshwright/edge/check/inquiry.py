@@ -131,16 +131,19 @@ class Inquiry:
         found: Json | None = self._known[key]
         return found
 
-    async def list_all(self, resource: Resource, namespace: str = "", labels: str = "") -> list[Json]:
-        """Return all objects of a kind, of all namespaces without ``namespace``; none where the kind is not known."""
-        key = ("list", resource.path(namespace), labels)
+    async def list_all(self, resource: Resource, namespace: str = "", labels: str = "", fields: str = "") -> list[Json]:
+        """Return all objects of a kind, of all namespaces without ``namespace``; none where the kind is not known.
+        ``labels``, ``fields``: selectors."""
+        key = ("list", resource.path(namespace), labels, fields)
         if key not in self._known:
             client = await self.client()
             found: list[Json] = []
             token = ""
             try:
                 while True:
-                    page = await client.list_page(resource, namespace=namespace, labels=labels, token=token)
+                    page = await client.list_page(
+                        resource, namespace=namespace, labels=labels, fields=fields, token=token
+                    )
                     found.extend(page.items)
                     if not (token := page.token):
                         break

@@ -17,6 +17,7 @@ class Group(StrEnum):
     IDENTITY = "meshwright-identity"
     WEBHOOK = "meshwright-webhook"
     POLICY = "meshwright-policy"
+    EXTERNAL = "meshwright-external"
     DATA_PLANE = "meshwright-data-plane"
 
 
@@ -28,7 +29,10 @@ class Stage(StrEnum):
     PROXY = "proxy"
 
 
-_INSTALLED = (Group.KUBERNETES, Group.EXISTENCE, Group.CRDS, Group.IDENTITY, Group.WEBHOOK, Group.POLICY)
+_INSTALLED = (
+    *(Group.KUBERNETES, Group.EXISTENCE, Group.CRDS, Group.IDENTITY, Group.WEBHOOK, Group.POLICY),
+    Group.EXTERNAL,
+)
 
 STAGES: dict[Stage, tuple[Group, ...]] = {
     Stage.PRE: (Group.KUBERNETES, Group.PRE),

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from meshwright.edge.check import data_plane, delivery, existence, identity, kubernetes, policy, pre, webhook
+from meshwright.edge.check import data_plane, delivery, existence, external, identity, kubernetes, policy, pre, webhook
 from meshwright.edge.check.inquiry import Inquiry, NotAllowed
 from meshwright.edge.check.outcome import STAGES, Check, Finding, Group, Level, Result, Stage
 from meshwright.edge.client import ApiError, Unreachable
@@ -16,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     *identity.CHECKS,
     *webhook.CHECKS,
     *policy.CHECKS,
+    *external.CHECKS,
     *data_plane.CHECKS,
     *delivery.CHECKS,
 )
