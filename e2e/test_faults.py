@@ -110,7 +110,8 @@ def test_a_deletion_that_the_operator_could_not_see_is_found_after_an_api_server
         # A server keeps events only since it started: what the operator last saw is too old for the next one.
         many.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: many, labels: {round: two}}\n")
         cluster.restart_apiserver()
-    eventually(lambda: not many.exists("configmap", "mw-out-many-7", "-n", "many"), seconds=120)
+    # On a machine under load it takes kube-proxy a while until pods reach the server again.
+    eventually(lambda: not many.exists("configmap", "mw-out-many-7", "-n", "many"), seconds=240)
     assert mesh.metrics("kind_deletions_found_total")['kind="HTTPRoute"'] >= 1, "no event told of it: a list did"
     many.apply(many_routes(8, 3))
     eventually(lambda: is_accepted(many, "httproute", "many-7", "many"))

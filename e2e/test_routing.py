@@ -175,7 +175,7 @@ spec:
 """)
     try:
         slices = eventually(
-            lambda: shop.items("endpointslices", "-n", "shop", "-l", OURS),
+            lambda: shop.items("endpointslices", "-n", "shop", "-l", f"{OURS},kubernetes.io/service-name=legacy"),
             until=lambda found: len(found) == 1,
         )
         assert slices[0]["endpoints"][0]["conditions"]["ready"] is False
@@ -194,4 +194,6 @@ spec:
         eventually(lambda: names_of(shop, 10, "http://legacy/"), until=lambda seen: seen == {"machine": 10})
     finally:
         shop.delete("service/legacy", "externalworkload/vm-1", "-n", "shop")
-    eventually(lambda: not shop.items("endpointslices", "-n", "shop", "-l", OURS))
+    eventually(
+        lambda: not shop.items("endpointslices", "-n", "shop", "-l", f"{OURS},kubernetes.io/service-name=legacy")
+    )
