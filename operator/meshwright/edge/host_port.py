@@ -15,3 +15,8 @@ def split_address(text: str) -> tuple[str, int]:
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ValueError(f"{text!r} is not host:port; write meshwright-xds.meshwright:15012 or [fd00::1]:15012")
     return host, int(port)
+
+
+def write_address(host: str, port: int) -> str:
+    """Return ``host:port``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -25,6 +25,7 @@ from meshwright.model.enrollment import (
 from meshwright.model.group import Pairs
 from meshwright.model.units import Millis, Namespace
 from meshwright.parse.label import KEY_WANTED, VALUE_WANTED, is_label_key, is_label_value
+from meshwright.parse.names import LABEL, SUBDOMAIN, UID
 from meshwright.parse.shape import is_text, shorten
 
 MAX_EPOCH = 2**53
@@ -39,9 +40,6 @@ _MAX_DRAIN_MS = 3_600_000
 _MAX_CSR = 8192
 _MAX_TOKEN = 512
 _MAX_IDENTITY = 2048
-_UID = re.compile(r"[A-Za-z0-9-]{8,64}", re.ASCII)
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _VISIBLE = re.compile(r"[!-~]*", re.ASCII)
 _INTERFACE = re.compile(r"[!-~]{0,15}", re.ASCII)
 """Source: Linux ``include/uapi/linux/if.h`` IFNAMSIZ."""
@@ -69,9 +67,9 @@ def parse_key(namespace: str, group: str, uid: str) -> InstanceKey | Refusal:
     """Return which machine the parts of a path mean, decoded; a refusal for parts that name none. Never raises."""
     try:
         return InstanceKey(
-            Namespace(_match(namespace, _LABEL, "the namespace in the path", "the name of a namespace")),
-            _match(group, _NAME, "the group in the path", "the name of an ExternalGroup"),
-            _match(uid, _UID, "the uid in the path", "8 to 64 letters, digits and -"),
+            Namespace(_match(namespace, LABEL, "the namespace in the path", "the name of a namespace")),
+            _match(group, SUBDOMAIN, "the group in the path", "the name of an ExternalGroup"),
+            _match(uid, UID, "the uid in the path", "8 to 64 letters, digits and -"),
         )
     except _Unfit as unfit:
         return unfit.refusal
@@ -83,8 +81,8 @@ def parse_join(raw: object) -> Join | Refusal:
     try:
         body = _object(raw, "the body")
         token = _text(body, "token", _VISIBLE, _MAX_TOKEN, "the token, as it was given")
-        namespace = _text(body, "namespace", _LABEL, 63, "the name of a namespace", is_needed=not token)
-        group = _text(body, "group", _NAME, 253, "the name of an ExternalGroup", is_needed=not token)
+        namespace = _text(body, "namespace", LABEL, 63, "the name of a namespace", is_needed=not token)
+        group = _text(body, "group", SUBDOMAIN, 253, "the name of an ExternalGroup", is_needed=not token)
         return Join(
             uid=_uid(body, "uid"),
             csr=_csr(body),
@@ -210,7 +208,7 @@ def _text(
 
 
 def _uid(body: Mapping[str, Any], name: str) -> str:
-    return _text(body, name, _UID, 64, "8 to 64 letters, digits and -", is_needed=True)
+    return _text(body, name, UID, 64, "8 to 64 letters, digits and -", is_needed=True)
 
 
 def _csr(body: Mapping[str, Any]) -> str:

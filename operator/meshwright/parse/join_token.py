@@ -15,15 +15,13 @@ from typing import Any
 from meshwright.model.group import TOKEN_PREFIX, TOKEN_TYPE, JoinToken, Redemption
 from meshwright.model.problem import Problem, Reason
 from meshwright.model.units import Namespace
+from meshwright.parse.names import LABEL, SUBDOMAIN, UID
 from meshwright.parse.network import read_cidr
 
 MAX_USES = 10_000
 
 _ID = re.compile(r"[a-z0-9]{8}", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_UID = re.compile(r"[A-Za-z0-9-]{8,64}", re.ASCII)
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _START = datetime(1970, 1, 1, tzinfo=UTC)
@@ -71,8 +69,8 @@ def parse_join_token(raw: object) -> JoinToken | Problem:
 def _find_fault(texts: Mapping[str, str]) -> Problem | None:
     wanted = {
         "secret-hash": (_HASH, "64 hexadecimal digits"),
-        "namespace": (_LABEL, "the name of a namespace"),
-        "group": (_NAME, "the name of an ExternalGroup"),
+        "namespace": (LABEL, "the name of a namespace"),
+        "group": (SUBDOMAIN, "the name of an ExternalGroup"),
         "expires": (_TIME, "a time such as 2026-01-31T23:59:59Z"),
     }
     for key, (pattern, words) in wanted.items():
@@ -118,7 +116,7 @@ def _parse_redemptions(text: str) -> tuple[Redemption, ...] | None:
     for item in listed:
         match item:
             case {"keyHash": str(key_hash), "uid": str(uid), "at": int(at)} if type(at) is int:
-                if not _HASH.fullmatch(key_hash) or not _UID.fullmatch(uid) or not 0 <= at <= _LAST_MOMENT:
+                if not _HASH.fullmatch(key_hash) or not UID.fullmatch(uid) or not 0 <= at <= _LAST_MOMENT:
                     return None
                 found.append(Redemption(key_hash=key_hash, uid=uid, at=at))
             case _:

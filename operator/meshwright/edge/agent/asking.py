@@ -15,6 +15,7 @@ from typing import Any
 
 from meshwright.edge.agent.addresses import is_own
 from meshwright.edge.agent.wire import explain
+from meshwright.edge.host_port import write_address
 from meshwright.model.group import Probe, ProbeKind
 from meshwright.model.units import Millis, Port
 
@@ -79,7 +80,7 @@ def read_probe(raw: Mapping[str, Any]) -> Probe:
 def describe(probe: Probe) -> str:
     """Return what is asked, for people; headers may be secret, and are left out."""
     host = probe.host or _LOOPBACK
-    place = f"[{host}]:{probe.port}" if ":" in host else f"{host}:{probe.port}"
+    place = write_address(host, probe.port)
     match probe.kind:
         case ProbeKind.HTTP:
             return f"httpGet {probe.scheme.lower()}://{place}{probe.path}"

@@ -166,6 +166,12 @@ class StateFile:
         """Whether what was there could not be read, and was set aside."""
         self.state: State | None = self._read()
 
+    @property
+    def known(self) -> State:
+        """Return the state. Only once there is one."""
+        assert self.state is not None
+        return self.state
+
     def write(self, state: State) -> State:
         """Keep ``state``.
 
@@ -180,8 +186,7 @@ class StateFile:
     def change(self, **what: Any) -> State:
         """Keep the state with some fields changed; like `write`."""
         with self._lock:
-            assert self.state is not None
-            return self.write(replace(self.state, **what))
+            return self.write(replace(self.known, **what))
 
     def _read(self) -> State | None:
         try:

@@ -52,8 +52,8 @@ class Keeper:
         if self._kept.was_corrupt and (uid := self._leaf.adopt_former()):
             log.warning("the state is lost, but not the certificate: this machine goes on as %s", uid)
         while True:
-            if self._state.fenced:
-                self._begin_anew(self._state.fenced)
+            if self._kept.known.fenced:
+                self._begin_anew(self._kept.known.fenced)
             credential, due = None, 0.0
             try:
                 credential = self._leaf.find()
@@ -78,7 +78,7 @@ class Keeper:
         log.warning("%s; joining anew, under another uid", why)
         self._board.change(credential=None, registration=None)
         self._leaf.forget()
-        self._kept.write(State(uid=make_uid(), fingerprint=self._state.fingerprint))
+        self._kept.write(State(uid=make_uid(), fingerprint=self._kept.known.fingerprint))
 
     # getting one
 
@@ -125,8 +125,8 @@ class Keeper:
         token = self._leaf.read_token()
         if not token:
             raise Fatal(self._say_why_not() + self._how_to_join())
-        if _hash(token) == self._state.refused:
-            raise Fatal(f"the token was refused before ({self._state.refusal}); {self._how_to_join()}")
+        if _hash(token) == self._kept.known.refused:
+            raise Fatal(f"the token was refused before ({self._kept.known.refusal}); {self._how_to_join()}")
         return token
 
     def _renew_anchors(self) -> None:
@@ -148,7 +148,7 @@ class Keeper:
     def _join(self) -> Answer:
         """Return the answer to the request to join. Token and key are kept until the answer is stored: should it be
         lost, the same token and the same key have it again."""
-        body: dict[str, Any] = {"uid": self._state.uid}
+        body: dict[str, Any] = {"uid": self._kept.known.uid}
         shown, name = None, ""
         if self._settings.mode is JoinMode.CERTIFICATE:
             shown = Shown(chain=Path(self._settings.certificate_file), key=Path(self._settings.key_file))
@@ -214,10 +214,10 @@ class Keeper:
         if self._board.credential is not None and self._leaf.read_chain() == found["chain"]:
             return self._board.credential
         credential = self._leaf.store(str(found["chain"]), str(found["key"]).encode())
-        if self._state.identity not in ("", credential.identity):
+        if self._kept.known.identity not in ("", credential.identity):
             log.warning(
                 "this machine was %s, and is %s now: did its SPIRE entry change?",
-                self._state.identity,
+                self._kept.known.identity,
                 credential.identity,
             )
         self._kept.change(identity=credential.identity)
@@ -257,12 +257,12 @@ class Keeper:
                 # However short its life may be, it is not renewed without end.
                 credential, due = newer, max(_find_due(newer), now + _LEAST_SECONDS)
                 board.change(credential=credential)
-        if board.is_distrusted and not self._state.fenced:
+        if board.is_distrusted and not self._kept.known.fenced:
             board.change(is_distrusted=False)
             self._renew_anchors()
 
     def _is_called(self) -> bool:
-        return self._board.is_distrusted or bool(self._state.fenced)
+        return self._board.is_distrusted or bool(self._kept.known.fenced)
 
     def _renew(self, credential: Credential) -> Credential:
         """Return a newer certificate, or an equal one, when there is none yet.
@@ -306,11 +306,6 @@ class Keeper:
             f"run `meshwright group token create {self._settings.group} -n {self._settings.namespace}`, and write the "
             f"token into {self._leaf.token}"
         )
-
-    @property
-    def _state(self) -> State:
-        assert self._kept.state is not None
-        return self._kept.state
 
     def _forget_loaded_bundle(self) -> None:
         """Other anchors are in place than those of the last configuration: have the registrar say its own again."""

@@ -87,13 +87,13 @@ class Session:
     @property
     def path(self) -> str:
         """Where this machine is at the registrar."""
-        return make_path(self._settings, self._kept_state().uid)
+        return make_path(self._settings, self._kept.known.uid)
 
     def _register(self, credential: Credential) -> int | None:
         """Register until it is done, and return the milliseconds until the first beat; ``None`` when the machine
         may not."""
         backoff, board = Backoff(), self._board
-        epoch = self._kept.change(epoch=self._kept_state().epoch + 1).epoch
+        epoch = self._kept.change(epoch=self._kept.known.epoch + 1).epoch
         while True:
             seconds: float
             addresses = self._look_for_addresses()
@@ -135,7 +135,7 @@ class Session:
             self._look_for_addresses()
             self._seq += 1
             body = {
-                "epoch": self._kept_state().epoch,
+                "epoch": self._kept.known.epoch,
                 "nonce": self._nonce,
                 "seq": self._seq,
                 "health": {
@@ -183,7 +183,7 @@ class Session:
             lease_ms=_number(answer.body.get("leaseMs"), 35_000),
             at=time.monotonic(),
         )
-        if registration.workload and registration.workload != self._kept_state().workload:
+        if registration.workload and registration.workload != self._kept.known.workload:
             self._kept.change(workload=registration.workload)
         board.change(registration=registration, is_ready=answer.body.get("ready") is True, beaten=time.monotonic())
         board.mend(_REGISTRATION, "done")
@@ -267,10 +267,6 @@ class Session:
             "versions": {"agent": __version__, "envoy": self._envoy},
             "loaded": self._loaded(),
         }
-
-    def _kept_state(self) -> Any:
-        assert self._kept.state is not None
-        return self._kept.state
 
 
 def make_path(settings: Settings, uid: str) -> str:

@@ -14,6 +14,7 @@ from meshwright.model.identity import TrustDomain
 from meshwright.model.pod import PortRanges
 from meshwright.model.proxy import ProxySettings
 from meshwright.model.units import Namespace, Port
+from meshwright.parse.names import LABEL, SUBDOMAIN
 from meshwright.parse.ports import find_port_faults, parse_port_list
 
 SETTINGS_FILE = "/etc/meshwright/agent.json"
@@ -23,8 +24,6 @@ SPIFFE_SOCKET = "unix:///tmp/spire-agent/public/api.sock"
 """Where a SPIRE agent listens unless it is told otherwise: spiffe/spire ``doc/spire_agent.md`` socket_path."""
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}")
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _PLAIN = ProxySettings()
 
 
@@ -242,13 +241,13 @@ def _texts(raw: object) -> tuple[str, ...]:
 
 
 def _namespace(raw: object) -> Namespace:
-    if not isinstance(raw, str) or not _LABEL.fullmatch(raw):
+    if not isinstance(raw, str) or not LABEL.fullmatch(raw):
         raise ValueError("a namespace: letters in lower case, digits and -, at most 63")
     return Namespace(raw)
 
 
 def _name(raw: object) -> str:
-    if not isinstance(raw, str) or not _NAME.fullmatch(raw):
+    if not isinstance(raw, str) or not SUBDOMAIN.fullmatch(raw):
         raise ValueError("a name: letters in lower case, digits, - and .")
     return raw
 

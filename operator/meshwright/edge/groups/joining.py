@@ -8,6 +8,7 @@ import orjson
 
 from meshwright.edge.check.inquiry import CONFIG_MAPS, Inquiry
 from meshwright.edge.client import Json
+from meshwright.edge.host_port import write_address
 from meshwright.edge.resources import RESOURCES
 from meshwright.emit.issuer import ANCHORS_NAME, MESH_KEY, MESH_NAME
 from meshwright.model.group import Group, JoinMode, RegistrationPolicy
@@ -145,11 +146,6 @@ async def _find_registrar(inquiry: Inquiry) -> tuple[str, list[str]]:
         host = f"{name}.{home}.svc"
     address = write_address(host, port)
     return address, [f"{why}: machines must be able to reach {address}, or be given another way by --registrar"]
-
-
-def write_address(host: str, port: int) -> str:
-    """Return ``host:port``, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _say(problems: Iterable[Problem]) -> str:

@@ -28,14 +28,13 @@ from meshwright.model.problem import Problem
 from meshwright.model.units import Namespace
 from meshwright.parse.duration import parse_millis
 from meshwright.parse.join_token import MAX_USES, parse_join_token
+from meshwright.parse.names import LABEL, SUBDOMAIN
 
 DONE, NOT_DONE, USAGE = 0, 1, 2
 MAX_SECONDS = 24 * 3600
 SECRET_BYTES = 32
 _ID_LENGTH, _ID_LETTERS = 8, string.ascii_lowercase + string.digits
 _ID = re.compile(rf"[a-z0-9]{{{_ID_LENGTH}}}", re.ASCII)
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
-_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _ATTEMPTS = 5
 
 
@@ -302,13 +301,13 @@ def _date(seconds: int) -> str:
 
 
 def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
+    if not SUBDOMAIN.fullmatch(text):
         raise argparse.ArgumentTypeError(f"'{text}' is no name of an object: lower case, digits, dashes and dots")
     return text
 
 
 def _namespace(text: str) -> str:
-    if not _NAMESPACE.fullmatch(text):
+    if not LABEL.fullmatch(text):
         raise argparse.ArgumentTypeError(f"'{text}' is no namespace's name: lower case, digits and dashes")
     return text
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
+from meshwright.edge.host_port import write_address
 from meshwright.edge.issuer import Signer
 from meshwright.edge.serving_leaf import ServingLeaf
 from meshwright.model.enrollment import InstanceKey
@@ -97,7 +98,7 @@ def find_targets(machines: Iterable[Enrolled]) -> Iterator[Target]:
 
 async def find_fault(target: Target, context: ssl.SSLContext) -> str:
     """Return why ``target`` could not be reached or is somebody else, ``""`` when all is well. Never raises."""
-    where = f"[{target.ip}]:{target.port}" if ":" in target.ip else f"{target.ip}:{target.port}"
+    where = write_address(target.ip, target.port)
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             _, writer = await asyncio.open_connection(

@@ -17,7 +17,8 @@ from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
 from meshwright.edge.registrar.call_metrics import CallMetrics
 from meshwright.edge.registrar.checkpoint import Checkpoint
 from meshwright.edge.registrar.credentials import Credentials
-from meshwright.edge.registrar.flags import DELIVERY_SERVICE, RegistrarOptions
+from meshwright.edge.registrar.delivery_address import DeliveryAddress
+from meshwright.edge.registrar.flags import RegistrarOptions
 from meshwright.edge.registrar.leader_slice import LeaderSlice, emit_leader_slice, leader_slice_ref
 from meshwright.edge.registrar.metrics import observe
 from meshwright.edge.registrar.notices import find_notices
@@ -90,10 +91,7 @@ class Registrar:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._options = options
-        self._delivery = options.delivery
-        self._delivery_ref = (
-            None if options.is_delivery_fixed else Ref(Kind.SERVICE, config.namespace, DELIVERY_SERVICE)
-        )
+        self._delivery = DeliveryAddress(options, config.namespace)
         self._lease = lease
         self._is_ready = is_ready
         self._is_away = is_away
@@ -131,7 +129,7 @@ class Registrar:
             signer=self._credentials.signer,
             leaf=self._credentials.leaf,
             metrics=CallMetrics(registry=collected),
-            delivery=lambda: self._delivery,
+            delivery=lambda: self._delivery.text,
             token_locked=self._token_locked,
             clock=clock,
             wall=wall,
@@ -240,17 +238,11 @@ class Registrar:
                         self._server.news(group)
                 case Kind.SERVICE:
                     self.registry.put_service(ref, value if isinstance(value, Service) else None)
-                    if ref == self._delivery_ref and isinstance(value, Service) and value.has_frontend:
-                        self._put_delivery(value.addresses[0])
+                    if self._delivery.put_service(ref, value):
+                        self._server.delivery_changed()
                 case _:
                     pass
         self._take_changes()
-
-    def _put_delivery(self, ip: str) -> None:
-        """Tell machines to call delivery by its Service's address: few of them resolve the cluster's names."""
-        port = self._options.delivery.rpartition(":")[2]
-        self._delivery = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-        self._server.delivery_changed()
 
     def _put_slice(self, ref: Ref, raw: Json | None) -> bool:
         """Return whether it is the one that says who leads."""
