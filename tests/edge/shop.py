@@ -25,9 +25,7 @@ SLICE = RESOURCES[Kind.ENDPOINT_SLICE]
 WORKLOAD = RESOURCES[Kind.EXTERNAL_WORKLOAD]
 CUSTOM = tuple(resource for resource in RESOURCES.values() if resource.is_custom)
 
-FAST = Timing(
-    reconnect=0.01, retry_first=0.02, retry_cap=0.2, absent=(0.05, 0.1), forbidden=(0.05, 0.1), relist=(600, 900)
-)
+FAST = Timing(reconnect=0.01, retry_first=0.02, retry_cap=0.2, absent=(0.05, 0.1), relist=(600, 900))
 FAST_LEASE = LeaseTiming(duration=2.0, renew=1.5, retry=0.2)
 
 MESH = ("mw-mesh", "mw-mesh-policy", "mw-trust-anchors")

@@ -8,7 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright.edge.client import CUSTOM_RESOURCE_DEFINITIONS, Json
+from meshwright.edge.client import Json
+from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.resources import LEASES, RESOURCES
 from meshwright.model.config import CONTROLLER_NAME
 from meshwright.model.ref import Kind

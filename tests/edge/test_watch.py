@@ -10,7 +10,7 @@ import pytest
 
 from meshwright.edge.client import Client, Json
 from meshwright.edge.resources import RESOURCES, VERSIONS
-from meshwright.edge.watch import Backoff, Reflector, State, Timing, is_older
+from meshwright.edge.watch import Reflector, State, Timing, is_older
 from meshwright.model.ref import Kind, Ref
 from tests.edge.apiserver import ApiServer
 from tests.edge.cluster import status_object
@@ -23,7 +23,6 @@ FAST = Timing(
     retry_first=0.01,
     retry_cap=0.05,
     absent=(0.01, 0.05),
-    forbidden=(0.01, 0.05),
     proven=0.5,
 )
 
@@ -186,6 +185,24 @@ async def test_an_outage_changes_nothing_that_was_told(server: ApiServer, client
         assert reflector.state is State.SYNCED
 
 
+@pytest.mark.parametrize(("status", "is_hurried"), [(0, True), (500, False)], ids=["cut", "refused"])
+async def test_who_waits_for_a_server_that_was_away_hears_from_any_call_that_it_is_back(
+    server: ApiServer, client: Client, status: int, is_hurried: bool
+) -> None:
+    server.cluster.put(SERVICE, named("s"))
+    server.fail("services", status)
+    async with reflecting(client, timing=Timing(retry_first=60, retry_cap=60, spread=0.01)) as (reflector, told):
+        await server.eventually(lambda: reflector.failures == 1)
+        assert client.is_reachable is not is_hurried
+        server.heal()
+        await client.list_page(RESOURCES[Kind.NAMESPACE])
+        if is_hurried:
+            await server.eventually(lambda: sorted(told.now) == ["s"])
+        else:
+            await asyncio.sleep(0.1)
+            assert (reflector.state, reflector.failures) == (State.FAILING, 1)
+
+
 async def test_a_kind_that_may_not_be_read_says_so_and_keeps_what_it_knew(server: ApiServer, client: Client) -> None:
     server.cluster.put(SERVICE, named("s"))
     async with reflecting(client) as (reflector, told):
@@ -304,17 +321,6 @@ async def test_bookmarks_carry_a_quiet_stream_past_a_compaction(server: ApiServe
         await server.eventually(lambda: server.requests["WATCH", "services"] == 2)
         await server.eventually(lambda: bool(server.streams))
         assert (reflector.expired, reflector.relists) == (0, 1)
-
-
-def test_waits_grow_to_the_cap_and_start_over() -> None:
-    class Middle:
-        def uniform(self, low: float, high: float) -> float:
-            return (low + high) / 2
-
-    backoff = Backoff(first=1.0, cap=10.0, rng=Middle())  # type: ignore[arg-type]
-    assert [backoff.next() for _ in range(6)] == [0.75, 1.5, 3.0, 6.0, 7.5, 7.5]
-    backoff.reset()
-    assert backoff.next() == 0.75
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ kubernetes-asyncio gives configuration, TLS and authentication. Bodies go past i
 the JSON itself, and fields they do not know vanish on the way.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -21,6 +22,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from meshwright import __version__
 from meshwright.edge.answers import ApiError, Json, Unreachable, error_of, read_events, read_object
+from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS, Resource
 
 __all__ = [
     "ApiError",
@@ -45,49 +47,6 @@ PLAIN_JSON = "application/json"
 PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """Source: kubernetes.io ``docs/reference/using-api/api-concepts``, metadata-only fetches."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """Where one kind is served: ``group`` is ``""`` for core, ``kind`` is the bare word written in manifests.
-
-    ``is_custom``: it comes from a CustomResourceDefinition, and may be missing. ``is_partial``: of its objects, lists
-    and watches give the metadata alone.
-    """
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-    is_namespaced: bool = True
-    is_custom: bool = False
-    is_partial: bool = False
-
-    @property
-    def api_version(self) -> str:
-        """Return ``v1`` or ``group/version``, as manifests write it."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """Return the URL path: that of all namespaces without ``namespace``, of the collection without ``name``."""
-        parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
-        if namespace and self.is_namespaced:
-            parts.append(f"namespaces/{quote(namespace, safe='')}")
-        parts.append(self.plural)
-        if name:
-            parts.append(quote(name, safe=""))
-        if subresource:
-            parts.append(subresource)
-        return "/".join(parts)
-
-
-CUSTOM_RESOURCE_DEFINITIONS = Resource(
-    group="apiextensions.k8s.io",
-    version="v1",
-    plural="customresourcedefinitions",
-    kind="CustomResourceDefinition",
-    is_namespaced=False,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +98,8 @@ class Client:
             self._fixed["proxy_headers"] = configuration.proxy_headers
         if configuration.tls_server_name:
             self._fixed["server_hostname"] = configuration.tls_server_name
+        self._reachable = asyncio.Event()
+        self._reachable.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -150,6 +111,15 @@ class Client:
         """Close all connections. Streams still read from end with `Unreachable`."""
         await self._session.close()
         await self._api.close()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last call was answered at all, whatever the answer. Before the first call it is."""
+        return self._reachable.is_set()
+
+    async def wait_reachable(self) -> None:
+        """Return once a call, anybody's, is answered; at once where the last one was."""
+        await self._reachable.wait()
 
     async def login(self) -> Login:
         """Return how this client reaches the server, with a fresh token."""
@@ -349,6 +319,7 @@ class Client:
             headers["Content-Type"] = content_type
         await self._api.update_params_for_auth(headers, [], ["BearerToken"])
         data = orjson.dumps(body) if body is not None else None
+        is_answered = False
         try:
             async with self._session.request(
                 method,
@@ -360,11 +331,15 @@ class Client:
                 allow_redirects=False,
                 **self._fixed,
             ) as answer:
+                is_answered = True
+                self._reachable.set()
                 if answer.status >= 300:
                     content = await answer.read()
                     raise error_of(answer.status, answer.reason or "", content, answer.headers.get("Retry-After"))
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if not is_answered:
+                self._reachable.clear()
             raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 
+from meshwright.edge.backoff import Backoff
 from meshwright.edge.client import ApiError, Client, Json, Page, Resource, Unreachable
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace
@@ -57,28 +58,10 @@ class Timing:
     retry_first: float = 0.25
     retry_cap: float = 30.0
     absent: tuple[float, float] = (30.0, 60.0)
-    forbidden: tuple[float, float] = (5.0, 60.0)
     proven: float = 5.0
     """A stream that lived this long, or told anything, ends a row of failures."""
-
-
-class Backoff:
-    """How long to wait before trying again: doubles up to a cap, and a random half of it is dropped."""
-
-    def __init__(self, *, first: float, cap: float, rng: random.Random) -> None:
-        self._first = first
-        self._cap = cap
-        self._rng = rng
-        self.failures = 0
-
-    def reset(self) -> None:
-        self.failures = 0
-
-    def next(self) -> float:
-        """Return the next wait in seconds and count one failure."""
-        wait = min(self._cap, self._first * 2.0 ** min(self.failures, 30))
-        self.failures += 1
-        return wait * self._rng.uniform(0.5, 1.0)
+    spread: float = 1.0
+    """Within this time all who waited for a server that was away ask it again."""
 
 
 def drop_managed_fields(raw: Json) -> Json:
@@ -192,7 +175,24 @@ class Reflector:
             pause = await self._turn()
             async with self._interruptible():
                 if not self._is_poked:
-                    await asyncio.sleep(pause)
+                    await self._rest(pause)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait before the next turn: not longer than the server is away, as soon as anybody has found that it is back.
+
+        The waits of an outage have grown long by then, those of every kind: without this some kinds would be read half
+        a minute after others.
+        """
+        if self._client.is_reachable:
+            await asyncio.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._client.wait_reachable()
+        except TimeoutError:
+            return
+        self._backoff.reset()
+        await asyncio.sleep(self._draw((0.0, min(seconds, self._timing.spread))))
 
     async def _turn(self) -> float:
         """List if needed, watch one stream to its end, and return how long to wait before the next turn."""
@@ -225,10 +225,9 @@ class Reflector:
             case 404 if self.resource.is_custom:
                 self._version = ""
                 return await self._missing(error)
-            case 401 | 403:
+            case 401 | 403:  # a server that has just started forbids what it has not read the roles of
                 self._version = ""
                 self._failed(State.FORBIDDEN, str(error))
-                return max(wait, self._draw(self._timing.forbidden))
             case 429 | 503:  # asked to wait: the version stays good
                 self._failed(State.FAILING, str(error))
             case _:
