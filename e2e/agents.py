@@ -54,8 +54,10 @@ def apply_group(kube: Kube, name: str, *, gone: int = 60, more: str = "") -> Non
 
 
 def remove_group(kube: Kube, name: str) -> None:
-    for kind in ("externalgroups", "registrationpolicies", "service"):
-        kube.delete(kind, name, "-n", SHOP, "--wait=false")
+    """Remove a group and its machines' ExternalWorkloads; those would stay, and be told of by `meshwright check`."""
+    left = [f"externalworkload/{each['metadata']['name']}" for each in workloads(kube, name)]
+    kinds = ("externalgroup", "registrationpolicy", "service")
+    kube.delete(*(f"{kind}/{name}" for kind in kinds), *left, "-n", SHOP, "--wait=false")
 
 
 def make_token(mesh: Mesh, group: str, *flags: str) -> Json:
@@ -126,7 +128,7 @@ class Agent:
         found = {each["type"]: each for each in self.workload().get("status", {}).get("conditions", ())}
         return found[type_]["status"], found[type_].get("reason", "")
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float = 60) -> None:
         """Return once the cluster sends it requests. Raises AssertionError, with what its agent said last."""
         try:
             eventually(self.condition, until=("True", "Ready").__eq__, seconds=seconds)

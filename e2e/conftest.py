@@ -11,9 +11,16 @@ from e2e.kube import Kube, eventually
 from e2e.mesh import POLICY, Mesh
 from e2e.pods import deploy, make_namespace, wait_for_pods
 
+SHOPS = ("shop", "other")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run modules that install meshwright with values of their own last: what they find has not to be restored."""
+    items.sort(key=lambda item: bool(getattr(getattr(item, "module", None), "IS_INSTALLING", False)))
+
 
 @pytest.fixture(scope="session")
-def mesh() -> Mesh:
+def mesh() -> Iterator[Mesh]:
     """meshwright, freshly installed. Skips with the reason where no cluster can be had, or fails if
     MESHWRIGHT_E2E=required."""
     try:
@@ -24,16 +31,19 @@ def mesh() -> Mesh:
         pytest.skip(f"no cluster: {error}")
     kube = Kube(kubectl=cluster.kubectl, kubeconfig=cluster.kubeconfig)
     mesh = Mesh(kube=kube, cluster=cluster, image=os.environ.get("MESHWRIGHT_IMAGE", "localhost/meshwright:dev"))
-    mesh.install()
-    return mesh
+    try:
+        mesh.install()
+        yield mesh
+        mesh.restore()
+    finally:
+        kube.close()
 
 
 @pytest.fixture(scope="session")
 def shop_namespaces(mesh: Mesh) -> Iterator[Kube]:
     """The shop with two versions of web, a client, and a machine outside the mesh; a client in another namespace."""
     kube = mesh.kube
-    namespaces = ("shop", "other", "many")
-    kube.delete("namespace", *namespaces, "--wait=true")
+    kube.delete("namespace", *SHOPS, "--wait=true")
     for namespace in ("shop", "other"):
         make_namespace(mesh, namespace)
         deploy(mesh, namespace, "client.yaml")
@@ -41,7 +51,7 @@ def shop_namespaces(mesh: Mesh) -> Iterator[Kube]:
     for namespace in ("shop", "other"):
         wait_for_pods(kube, namespace)
     yield kube
-    kube.delete("namespace", *namespaces, "--wait=false")
+    kube.delete("namespace", *SHOPS, "--wait=false")
 
 
 @pytest.fixture
@@ -49,9 +59,11 @@ def shop(shop_namespaces: Kube) -> Iterator[Kube]:
     """The shop without any route; routes that a test makes are gone before the next one."""
     yield shop_namespaces
     kube = shop_namespaces
-    for namespace in ("shop", "other", "many"):
-        kube.delete("httproutes,grpcroutes", "--all", "-n", namespace, "--wait=false")
-    eventually(lambda: not kube.items("configmaps", "-A", "-l", POLICY))
+    for namespace in SHOPS:
+        if left := kube.items("httproutes,grpcroutes", "-n", namespace):
+            names = [f"{route['kind']}/{route['metadata']['name']}" for route in left]
+            kube.delete(*names, "-n", namespace, "--wait=false")
+    eventually(lambda: not [each for name in SHOPS for each in kube.items("configmaps", "-n", name, "-l", POLICY)])
 
 
 @pytest.fixture(scope="session")

@@ -227,7 +227,7 @@ class Machine:
         status = program.wait(timeout=seconds)
         return -9 if status in (-9, 137) else status
 
-    def wait_end(self, name: str, *, seconds: float = 30) -> int:
+    def wait_end(self, name: str, *, seconds: float = 60) -> int:
         """Return the exit status of a program that ends by itself."""
         return self.programs.pop(name).wait(timeout=seconds)
 
@@ -243,7 +243,7 @@ class Machine:
         """Serve HTTP at 8080, gRPC at 9090 and bytes at 7000, under the machine's name."""
         self.log_of("app").unlink(missing_ok=True)
         self.start("app", PYTHON, f"{ROOT}/e2e/app/app.py", "serve", "--name", self.name, *flags, uid=ANYBODY)
-        eventually(lambda: "serves" in self.log("app"), seconds=20, every=0.05)
+        eventually(lambda: "serves" in self.log("app"), every=0.05)
 
     def app(self, *args: str) -> Json:
         """Run the test application as a client and return the JSON that it prints."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.cluster import Cluster
@@ -27,6 +27,8 @@ INJECTION = "meshwright-inject"
 """The MutatingWebhookConfiguration's name."""
 PROXY = "meshwright-proxy"
 """The proxy's container."""
+BUNDLE = "e2e-anchors"
+"""A ConfigMap of trust anchors that some tests keep, in the control plane's namespace."""
 RUN = uuid.uuid4().hex
 """Differs with each run of the tests."""
 TRIAL = json.dumps(
@@ -40,21 +42,23 @@ TRIAL = json.dumps(
 """A pod that is only ever created for show."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Mesh:
-    """The installed control plane. ``image`` is what its pods run."""
+    """The installed control plane. ``image`` is what its pods run, ``values`` what it was last installed with."""
 
     kube: Kube
     cluster: Cluster
     image: str
+    values: Mapping[str, object] = field(default_factory=dict)
 
     def install(self, values: Mapping[str, object] | None = None) -> None:
         """Install or upgrade the chart, with these values by path beside the image, and wait until a new pod would get
         its proxy. What an earlier installation had set is forgotten; as for any admin, only pods that it changes are
         made anew. The first time in a run of the tests all are, for their image may be another of the same name."""
         repository, _, tag = self.image.rpartition(":")
+        self.values = values or {}
         own = {f"{process}.podAnnotations": {"e2e-run": RUN} for process in PROCESSES}
-        chosen = {"image.repository": repository, "image.tag": tag, **own, **(values or {})}
+        chosen = {"image.repository": repository, "image.tag": tag, **own, **self.values}
         sets = [word for path, value in chosen.items() for word in ("--set-json", f"{path}={json.dumps(value)}")]
         _install_kinds(self)
         self._helm(
@@ -63,6 +67,12 @@ class Mesh:
         )
         self.wait_ready()
         eventually(self.injects, seconds=120)
+
+    def restore(self) -> None:
+        """Have it as it is installed without any values, when it is not."""
+        if self.values:
+            self.install()
+        self.kube.delete("configmap", BUNDLE, "-n", NAMESPACE)
 
     def injects(self) -> bool:
         """Tell if a pod made now would get a proxy: the API server reaches the webhook and trusts it."""
@@ -106,9 +116,13 @@ class Mesh:
 
     def kill_leader(self) -> None:
         """Kill the operator pod that holds the Lease, without grace, and leave the other alone."""
-        holder = self.kube.get("lease", "meshwright-operator", "-n", NAMESPACE)["spec"]["holderIdentity"]
-        leader = next(pod for pod in self.operator_pods() if holder.startswith(pod))
+        leader = eventually(self.leader)
         self.kube.run("-n", NAMESPACE, "delete", "pod", leader, "--force", "--grace-period=0", "--wait=false")
+
+    def leader(self) -> str:
+        """Return the operator pod that holds the Lease, ``""`` while one that is gone does: that has to expire."""
+        holder = self.kube.get("lease", "meshwright-operator", "-n", NAMESPACE)["spec"]["holderIdentity"]
+        return next((pod for pod in self.operator_pods() if holder.startswith(pod)), "")
 
     def operator_pods(self) -> list[str]:
         pods = self.kube.items("pods", "-n", NAMESPACE, "-l", OPERATOR)

@@ -78,7 +78,7 @@ class Spire:
         machine.write(f"{FOLDER}/upstream.crt", certificate)
         machine.write(f"{FOLDER}/upstream.key", key, mode=0o600)
         machine.start("spire-server", self.program, "server", "run", "-config", f"{FOLDER}/server.conf")
-        eventually(lambda: self._server("healthcheck"), seconds=30)
+        eventually(lambda: self._server("healthcheck"))
 
     def _server(self, *words: str) -> str:
         return self.machine.ask(self.program, "server", *words, "-socketPath", SERVER_SOCKET)
@@ -101,7 +101,7 @@ class Spire:
         )
         machine.start("spire-agent", *words)
         fetch = (self.program, "agent", "api", "fetch", "x509", "-socketPath", SOCKET.removeprefix("unix://"))
-        eventually(lambda: machine.ask(*fetch, uid=PROXY_UID), until=lambda said: name in said, seconds=30)
+        eventually(lambda: machine.ask(*fetch, uid=PROXY_UID), until=lambda said: name in said)
 
 
 def find_program() -> Path:

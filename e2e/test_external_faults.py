@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 
 import pytest
 
@@ -30,8 +31,8 @@ def test_an_application_that_is_down_is_no_endpoint_a_second_later_and_one_again
     agent.machine.end("app", "KILL")
     down = time.monotonic()
     eventually(lambda: agent.machine.ip not in ready_addresses(fleet.kube, GROUP), every=0.05)
-    # It is asked once in a second; then two calls of kubectl are part of what we measure.
-    assert time.monotonic() - down < 3
+    # It is asked once in a second. The rest is for a machine that is busy.
+    assert time.monotonic() - down < 5
     assert agent.condition() == ("False", "ProbeFailed")
     assert agent.condition("meshwright.dev/HeartbeatCurrent")[0] == "True"
     agent.machine.start_app()
@@ -109,8 +110,9 @@ def leave_group(agent: Agent, fleet: Fleet) -> None:
 
 def test_a_machine_that_is_told_to_stop_is_sent_nothing_more_and_finishes_what_it_has(fleet: Fleet) -> None:
     agent = fleet.agents[0]
-    slow = fleet.kube.start_app(SHOP, "client", "get", f"http://{agent.machine.ip}:8080/?delay=2")
-    time.sleep(0.5)
+    path = f"/?delay=2&id={uuid.uuid4()}"
+    slow = fleet.kube.start_app(SHOP, "client", "get", f"http://{agent.machine.ip}:8080{path}")
+    eventually(lambda: f"{path} has to wait" in agent.machine.log("app"), every=0.05)
     begun = time.monotonic()
     status = agent.stop()
     assert (status, time.monotonic() - begun < 10) == (0, True)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -22,16 +23,17 @@ def test_another_leader_takes_over_without_a_write_to_any_endpoint(fleet: Fleet)
     with unchanged_slices(kube, GROUP):
         before = registrar_address(kube)
         mesh.kill_leader()
-        eventually(lambda: registrar_address(kube), until=lambda seen: seen not in ("", before), seconds=60)
-        eventually(lambda: all_beat(fleet), seconds=30)
+        eventually(lambda: registrar_address(kube), until=lambda seen: seen not in ("", before))
+        eventually(lambda: all_beat(fleet))
         time.sleep(LEASE)  # the amnesty of a new leader is over
-        assert all_beat(fleet)
+        eventually(lambda: all_beat(fleet))
     assert load.stop()["statuses"].keys() == {"200"}
 
 
 def all_beat(fleet: Fleet) -> bool:
     """Tell if every machine's last beat was answered within its lease."""
-    said = (json.loads(agent.status("--json") or "{}") for agent in fleet.agents)
+    with ThreadPoolExecutor() as threads:
+        said = [json.loads(text or "{}") for text in threads.map(lambda agent: agent.status("--json"), fleet.agents)]
     return all(each.get("registered") and each["beatenSecondsAgo"] < LEASE for each in said)
 
 
@@ -42,12 +44,11 @@ def test_without_an_api_server_for_a_minute_endpoints_never_flap(fleet: Fleet) -
     with unchanged_slices(fleet.kube, GROUP):
         cluster.restart_apiserver(down_seconds=60)
         back = datetime.now(UTC).isoformat()
-        # Beats are answered all the time; pods reach the server again when kube-proxy has, up to half a minute later.
         lease = ("lease", "meshwright-operator", "-n", NAMESPACE)
-        eventually(lambda: fleet.kube.get(*lease)["spec"]["renewTime"], until=lambda at: at > back, seconds=120)
+        eventually(lambda: fleet.kube.get(*lease)["spec"]["renewTime"], until=lambda at: at > back)
         fleet.mesh.wait_ready()
-        time.sleep(LEASE)
-        assert all_beat(fleet)
+        time.sleep(LEASE)  # what would have expired has
+        eventually(lambda: all_beat(fleet))
     seen = load.stop()
     assert seen["statuses"].keys() == {"200"}, seen
     assert {agent.condition()[0] for agent in fleet.agents} == {"True"}

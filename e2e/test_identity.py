@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,20 @@ def make_token(kube: Kube, account: str, pod: str = "", audience: str = "meshwri
     return kube.run("-n", "shop", "create", "token", account, f"--audience={audience}", *bound).strip()
 
 
+@pytest.fixture(scope="module")
+def quartet(mesh: Mesh) -> Iterator[Kube]:
+    """A whole application, which starts while there is something else to test."""
+    kube = mesh.kube
+    kube.delete("namespace", "quartet", "--wait=true")
+    manifest = (HERE / "quartet.yaml").read_text()
+    assert not re.search("meshwright|envoy|4143|4140", manifest), "nothing but the annotation"
+    make_namespace(mesh, "quartet")
+    deploy(mesh, "quartet", "quartet.yaml", "client.yaml")
+    yield kube
+    kube.delete("namespace", "quartet", "--wait=false")
+
+
+@pytest.mark.usefixtures("quartet")
 def test_a_stolen_token_gets_nothing_in_another_pod(stranger: Kube) -> None:
     token = in_proxy(stranger, "shop", "client", "cat", f"{Path(ANCHORS).parent}/token").strip()
     found = intrude(stranger, "sign", SIGNING, TRUST.dns(TRUST.delivery), "--token", token)
@@ -156,16 +172,20 @@ def ask_delivery_as_client(kube: Kube, node: str) -> Json:
 
 
 def test_delivery_serves_a_proxy_under_its_own_name_alone(shop: Kube) -> None:
-    mine = ask_delivery_as_client(shop, "shop/client")
-    assert mine["code"] == "OK"
-    assert mine["names"]
     web = the_pod(shop, "shop", "app=web,version=v1")["metadata"]["name"]
-    for other in (f"shop/{web}", "other/client"):
-        assert ask_delivery_as_client(shop, other)["code"] == "PERMISSION_DENIED", other
-    nobody = ask_delivery_as_client(shop, "shop/nobody")
-    assert (nobody["code"], "names" in nobody) == ("UNAVAILABLE", False), "it may be a pod that is not known yet"
-    for other in ("nonsense", ""):
-        assert ask_delivery_as_client(shop, other)["code"] == "INVALID_ARGUMENT", other
+    wanted = {
+        "shop/client": ("OK", True),
+        f"shop/{web}": ("PERMISSION_DENIED", False),
+        "other/client": ("PERMISSION_DENIED", False),
+        "shop/nobody": ("UNAVAILABLE", False),  # it may be a pod that is not known yet, and that is waited for
+        "nonsense": ("INVALID_ARGUMENT", False),
+        "": ("INVALID_ARGUMENT", False),
+    }
+    with ThreadPoolExecutor() as threads:
+        answers = threads.map(lambda node: ask_delivery_as_client(shop, node), wanted)
+        assert {
+            node: (said["code"], bool(said.get("names"))) for node, said in zip(wanted, answers, strict=True)
+        } == wanted
 
 
 def test_delivery_serves_nobody_without_a_certificate_of_the_mesh(stranger: Kube) -> None:
@@ -203,36 +223,28 @@ def test_nothing_but_the_admin_page_is_open_beside_the_application(shop: Kube) -
 # ---- a whole application -------------------------------------------------------------------------------------------
 
 
-def test_four_services_are_meshed_by_their_namespaces_annotation_alone(mesh: Mesh) -> None:
-    kube = mesh.kube
-    kube.delete("namespace", "quartet", "--wait=true")
-    manifest = (HERE / "quartet.yaml").read_text()
-    assert not re.search("meshwright|envoy|4143|4140", manifest), "nothing but the annotation"
-    try:
-        make_namespace(mesh, "quartet")
-        deploy(mesh, "quartet", "quartet.yaml", "client.yaml")
-        wait_for_pods(kube, "quartet")
-        answer = eventually(
-            lambda: kube.app("quartet", "client", "get", "http://storefront/chain"),
-            until=lambda seen: seen["statuses"] == {"200": 1},
-        )
-        said = json.loads(answer["last"])
-        callers = {
-            "storefront": callers_of(said),
-            **{hop["name"]: callers_of(hop) for hop in said["calls"]},
-            **{hop["name"]: callers_of(hop) for call in said["calls"] for hop in call["calls"]},
-        }
-        who = {name: TRUST.dns(identity("quartet", name)) for name in ("client", "storefront", "orders")}
-        assert callers == {
-            "storefront": who["client"],
-            "orders": who["storefront"],
-            "catalog": who["storefront"],
-            "ledger": who["orders"],
-        }
-        answers = kube.app("quartet", "client", "get", "http://storefront/chain", "--count", "50")
-        assert answers["statuses"] == {"200": 50}
-    finally:
-        kube.delete("namespace", "quartet", "--wait=false")
+def test_four_services_are_meshed_by_their_namespaces_annotation_alone(quartet: Kube) -> None:
+    kube = quartet
+    wait_for_pods(kube, "quartet")
+    answer = eventually(
+        lambda: kube.app("quartet", "client", "get", "http://storefront/chain"),
+        until=lambda seen: seen["statuses"] == {"200": 1},
+    )
+    said = json.loads(answer["last"])
+    callers = {
+        "storefront": callers_of(said),
+        **{hop["name"]: callers_of(hop) for hop in said["calls"]},
+        **{hop["name"]: callers_of(hop) for call in said["calls"] for hop in call["calls"]},
+    }
+    who = {name: TRUST.dns(identity("quartet", name)) for name in ("client", "storefront", "orders")}
+    assert callers == {
+        "storefront": who["client"],
+        "orders": who["storefront"],
+        "catalog": who["storefront"],
+        "ledger": who["orders"],
+    }
+    answers = kube.app("quartet", "client", "get", "http://storefront/chain", "--count", "50")
+    assert answers["statuses"] == {"200": 50}
 
 
 def callers_of(hop: Json) -> str:

@@ -44,9 +44,38 @@ def show(kube: Kube, manifest: Json) -> Json:
     return found
 
 
+def make_server(mesh: Mesh, name: str, **annotations: str) -> Json:
+    """Return a pod of the test application, with a label of its name."""
+    container = {
+        "name": "app",
+        "image": mesh.image,
+        "command": ["python3", "/app/app.py", "serve", "--name", name],
+        "volumeMounts": [{"name": "app", "mountPath": "/app"}],
+    }
+    volume = {"name": "app", "configMap": {"name": "app"}}
+    pod = make_pod(mesh, name, annotations=annotations, volumes=[volume], containers=[container])
+    return {**pod, "metadata": {**pod["metadata"], "labels": {"app": name}}}
+
+
+@pytest.fixture(scope="module")
+def special(injected: Kube, mesh: Mesh) -> Kube:
+    """Pods with a word of their own on what their proxies do. They start while there is something else to test."""
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "skipping", "namespace": HERE},
+        "spec": {"selector": {"app": "skipping"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    ingress = make_server(mesh, "ingress", **{"linkerd.io/inject": "ingress"})
+    skipping = make_server(mesh, "skipping", **{"config.linkerd.io/skip-inbound-ports": "8080"})
+    injected.apply("\n---\n".join(map(json.dumps, (service, ingress, skipping))))
+    return injected
+
+
 # ---- who gets one --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("special")
 @pytest.mark.parametrize(
     ("annotations", "spec", "expected"),
     [
@@ -233,7 +262,7 @@ def a_server(kube: Kube) -> Json:
 def test_every_protocol_passes_from_the_mesh_and_from_outside(
     injected: Kube, caller: str, words: tuple[str, ...], expected: dict[str, int]
 ) -> None:
-    eventually(lambda: injected.app(HERE, caller, *words)["statuses"], until=expected.__eq__, seconds=30)
+    eventually(lambda: injected.app(HERE, caller, *words)["statuses"], until=expected.__eq__)
 
 
 def test_the_mesh_calls_pods_outside_of_it(injected: Kube) -> None:
@@ -272,69 +301,24 @@ def test_probes_are_answered_though_nobody_knows_the_kubelet(injected: Kube) -> 
         assert all(status["restartCount"] == 0 for status in pod["status"]["containerStatuses"])
 
 
-def test_an_ingress_routes_by_the_header_that_names_a_service(injected: Kube, mesh: Mesh) -> None:
+def test_an_ingress_routes_by_the_header_that_names_a_service(special: Kube) -> None:
     """It calls an address of its own choice and says in a header which Service it means."""
-    text = yaml.safe_dump(
-        make_pod(
-            mesh,
-            "ingress",
-            annotations={"linkerd.io/inject": "ingress"},
-            volumes=[{"name": "app", "configMap": {"name": "app"}}],
-            containers=[
-                {
-                    "name": "app",
-                    "image": mesh.image,
-                    "command": ["python3", "/app/app.py", "serve", "--name", "ingress"],
-                    "volumeMounts": [{"name": "app", "mountPath": "/app"}],
-                }
-            ],
-        )
-    )
-    injected.apply(text)
-    try:
-        injected.run("-n", HERE, "wait", "--for=condition=Ready", "pod/ingress", "--timeout=120s", timeout=140)
-        server, machine = a_server(injected), pods_of(injected, HERE, "app=machine")["machine"]
-        # By the header, wherever the connection goes; without one, by the address.
-        override = f"l5d-dst-override:web.{HERE}.svc.cluster.local:80"
-        for pod, header in ((machine, override), (server, f"Host:web.{HERE}")):
-            words = ("get", f"http://{pod['status']['podIP']}:8080/", "--header", header, "--count", "20")
-            eventually(lambda words=words: injected.app(HERE, "ingress", *words)["names"], until={"web": 20}.__eq__)  # type: ignore[misc]
-    finally:
-        injected.delete("pod", "ingress", "-n", HERE)
+    wait_for_pods(special, HERE)
+    server, machine = a_server(special), pods_of(special, HERE, "app=machine")["machine"]
+    # By the header, wherever the connection goes; without one, by the address.
+    override = f"l5d-dst-override:web.{HERE}.svc.cluster.local:80"
+    for pod, header in ((machine, override), (server, f"Host:web.{HERE}")):
+        words = ("get", f"http://{pod['status']['podIP']}:8080/", "--header", header, "--count", "20")
+        eventually(lambda words=words: special.app(HERE, "ingress", *words)["names"], until={"web": 20}.__eq__)  # type: ignore[misc]
 
 
-def test_a_port_that_is_skipped_is_reached_in_plain(injected: Kube, mesh: Mesh) -> None:
-    manifest = make_pod(
-        mesh,
-        "skipping",
-        annotations={"config.linkerd.io/skip-inbound-ports": "8080"},
-        volumes=[{"name": "app", "configMap": {"name": "app"}}],
-        containers=[
-            {
-                "name": "app",
-                "image": mesh.image,
-                "command": ["python3", "/app/app.py", "serve", "--name", "skipping"],
-                "volumeMounts": [{"name": "app", "mountPath": "/app"}],
-            }
-        ],
+def test_a_port_that_is_skipped_is_reached_in_plain(special: Kube) -> None:
+    wait_for_pods(special, HERE)
+    answer = eventually(
+        lambda: special.app(HERE, "client", "get", "http://skipping/"),
+        until=lambda seen: seen["statuses"] == {"200": 1},
     )
-    manifest["metadata"]["labels"] = {"app": "skipping"}
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "skipping", "namespace": HERE},
-        "spec": {"selector": {"app": "skipping"}, "ports": [{"port": 80, "targetPort": 8080}]},
-    }
-    injected.apply(json.dumps(manifest) + "\n---\n" + json.dumps(service))
-    try:
-        injected.run("-n", HERE, "wait", "--for=condition=Ready", "pod/skipping", "--timeout=120s", timeout=140)
-        answer = eventually(
-            lambda: injected.app(HERE, "client", "get", "http://skipping/"),
-            until=lambda seen: seen["statuses"] == {"200": 1},
-        )
-        assert "l5d-client-id" not in read_headers(answer)
-    finally:
-        injected.delete("pod/skipping", "service/skipping", "-n", HERE)
+    assert "l5d-client-id" not in read_headers(answer)
 
 
 def test_check_finds_nothing_wrong_with_a_whole_mesh(injected: Kube, mesh: Mesh) -> None:

@@ -1,7 +1,8 @@
 """What an admin sees after ``helm install``."""
 
-from e2e.kube import Json
+from e2e.kube import Json, eventually
 from e2e.mesh import INJECTION, NAMESPACE, PROCESSES, Mesh
+from e2e.pods import is_ready, pods_of
 
 
 def test_the_charts_own_test_finds_everything_ready(mesh: Mesh) -> None:
@@ -13,12 +14,17 @@ def test_the_charts_own_test_finds_everything_ready(mesh: Mesh) -> None:
 
 def test_the_pods_pass_where_only_restricted_ones_may_run(mesh: Mesh) -> None:
     label = "pod-security.kubernetes.io/enforce=restricted"
+    processes = f"app.kubernetes.io/component in ({','.join(PROCESSES)})"
     mesh.kube.run("label", "namespace", NAMESPACE, label, "--overwrite")
     try:
-        mesh.kube.run(
-            "-n", NAMESPACE, "delete", "pods", "-l", f"app.kubernetes.io/component in ({','.join(PROCESSES)})"
-        )
-        mesh.wait_ready()
+        old = pods_of(mesh.kube, NAMESPACE, processes)
+        mesh.kube.delete("pods", *old, "-n", NAMESPACE, "--wait=false")
+
+        def are_made_anew() -> bool:
+            new = pods_of(mesh.kube, NAMESPACE, processes)
+            return len(new) == len(old) and not new.keys() & old.keys() and all(map(is_ready, new.values()))
+
+        eventually(are_made_anew, seconds=180)
     finally:
         mesh.kube.run("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce-")
 

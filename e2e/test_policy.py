@@ -10,7 +10,7 @@ import yaml
 
 from e2e.kube import Json, Kube, KubectlError, eventually
 from e2e.mesh import Mesh
-from e2e.pods import deploy, make_namespace, restarts, wait_for_pods
+from e2e.pods import Client, deploy, make_namespace, restarts, start_client, wait_for_pods
 
 HERE = "guarded"
 WEB, ECHO = "http://web/shop", "web:7000"
@@ -122,6 +122,20 @@ def clients_of(kube: Kube, port: int) -> str:
     raise KeyError(f"no policy for port {port}")
 
 
+@pytest.fixture(scope="module")
+def withdrawn_bytes(guarded: Kube) -> tuple[Client, str]:
+    """A byte connection whose permission has just been withdrawn, and the manifest to give it back. The proxy takes its
+    time to cut it: meanwhile there is more to test."""
+    name = clients_of(guarded, 7000)
+    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
+    running = start_client(guarded, HERE, "client", "hold", ECHO, "--seconds", "180")
+    eventually(lambda: "begun" in running.read())
+    time.sleep(1)
+    guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
+    return running, manifest
+
+
+@pytest.mark.usefixtures("withdrawn_bytes")
 def test_a_permission_withdrawn_ends_with_the_next_request_of_an_open_connection(guarded: Kube) -> None:
     name = clients_of(guarded, 8080)
     manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
@@ -133,7 +147,7 @@ def test_a_permission_withdrawn_ends_with_the_next_request_of_an_open_connection
     assert seen["at"], seen
     assert seen["statuses"].keys() == {"200", "403"}
     # The figure is the benchmark's to measure; here it is that nobody waits for a connection to end.
-    assert seen["at"] - answered < 5
+    assert seen["at"] - answered < 15
     guarded.apply(bare(manifest))
     eventually(lambda: get(guarded, "client"), until="200".__eq__)
 
@@ -145,6 +159,7 @@ def bare(manifest: str) -> str:
     return str(yaml.safe_dump(raw))
 
 
+@pytest.mark.usefixtures("withdrawn_bytes")
 @pytest.mark.slow
 def test_what_is_withdrawn_while_nobody_looks_does_not_outlive_the_next_look(guarded: Kube, mesh: Mesh) -> None:
     name = clients_of(guarded, 8080)
@@ -153,21 +168,6 @@ def test_what_is_withdrawn_while_nobody_looks_does_not_outlive_the_next_look(gua
         guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
         assert get(guarded, "client") == "200", "nobody has compiled it yet"
         mesh.kill_operator()
-    eventually(lambda: get(guarded, "client"), until="403".__eq__)
-    guarded.apply(bare(manifest))
-    eventually(lambda: get(guarded, "client"), until="200".__eq__)
-
-
-@pytest.mark.slow
-def test_what_is_withdrawn_around_restarts_of_the_api_server_is_withdrawn(guarded: Kube, mesh: Mesh) -> None:
-    cluster = mesh.own_cluster()
-    name = clients_of(guarded, 8080)
-    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
-    with mesh.frozen_operator():
-        cluster.restart_apiserver()  # every watch is cut, delivery's too
-        guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
-        cluster.restart_apiserver()
-        assert get(guarded, "client") == "200", "proxies go on by what they know"
     eventually(lambda: get(guarded, "client"), until="403".__eq__)
     guarded.apply(bare(manifest))
     eventually(lambda: get(guarded, "client"), until="200".__eq__)
@@ -182,6 +182,7 @@ subjects: [{kind: ServiceAccount, name: stranger, namespace: guarded}]
 """
 
 
+@pytest.mark.usefixtures("withdrawn_bytes")
 def test_who_may_write_config_maps_may_not_write_policy(guarded: Kube) -> None:
     guarded.apply(EDITOR)
     editor = f"--as=system:serviceaccount:{HERE}:stranger"
@@ -214,18 +215,6 @@ def accepted(kube: Kube, name: str) -> tuple[str, str]:
     status = kube.get("httplocalratelimitpolicy", name, "-n", HERE)["status"]
     (condition,) = [each for each in status["conditions"] if each["type"] == "Accepted"]
     return condition["status"], condition["reason"]
-
-
-@pytest.fixture(scope="module")
-def withdrawn_bytes(guarded: Kube) -> "tuple[subprocess.Popen[str], str]":
-    """A byte connection whose permission has just been withdrawn, and the manifest to give it back. The proxy takes its
-    time to cut it: meanwhile there is more to test."""
-    name = clients_of(guarded, 7000)
-    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
-    running = start(guarded, "client", "hold", ECHO, "--seconds", "90")
-    time.sleep(1)
-    guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
-    return running, manifest
 
 
 @pytest.mark.usefixtures("withdrawn_bytes")
@@ -289,11 +278,26 @@ def test_what_may_come_right_is_stored_with_a_warning(guarded: Kube) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_withdrawn_around_restarts_of_the_api_server_is_withdrawn(guarded: Kube, mesh: Mesh) -> None:
+    cluster = mesh.own_cluster()
+    name = clients_of(guarded, 8080)
+    manifest = guarded.run("-n", HERE, "get", "authorizationpolicy", name, "-o", "yaml")
+    with mesh.frozen_operator():
+        cluster.restart_apiserver()  # every watch is cut, delivery's too
+        guarded.delete("authorizationpolicy", name, "-n", HERE, "--wait=false")
+        cluster.restart_apiserver()
+        assert get(guarded, "client") == "200", "proxies go on by what they know"
+    eventually(lambda: get(guarded, "client"), until="403".__eq__)
+    guarded.apply(bare(manifest))
+    eventually(lambda: get(guarded, "client"), until="200".__eq__)
+
+
+@pytest.mark.slow
 def test_a_byte_connection_is_cut_when_its_permission_is_withdrawn(
-    guarded: Kube, withdrawn_bytes: "tuple[subprocess.Popen[str], str]"
+    guarded: Kube, withdrawn_bytes: tuple[Client, str]
 ) -> None:
     running, manifest = withdrawn_bytes
-    seen = end(running)
+    seen = running.result()
     assert seen["at"], seen
     assert tcp(guarded, "client") != "echo", "nor is there another one"
     guarded.apply(bare(manifest))

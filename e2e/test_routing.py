@@ -64,7 +64,7 @@ def test_a_route_splits_real_requests_by_weight_and_says_so_in_status(split: Kub
 
 
 def test_twenty_flips_under_load_lose_no_request(split: Kube) -> None:
-    load = start_load(split, "shop", "client", "http://web/", workers=4)
+    load = start_load(split, "shop", "client", "http://web/", workers=4, pause=0.005)
     try:
         for flip in range(20):
             v1, only = (0, "v2") if flip % 2 == 0 else (100, "v1")
@@ -73,7 +73,7 @@ def test_twenty_flips_under_load_lose_no_request(split: Kube) -> None:
     finally:
         answer = load.stop()
     assert set(answer["statuses"]) == {"200"}, answer
-    assert answer["statuses"]["200"] > 1000
+    assert answer["statuses"]["200"] > 20 * 10, "some at each flip"
 
 
 def test_a_deleted_route_leaves_no_unit_and_the_default_behaviour(split: Kube) -> None:

@@ -5,13 +5,14 @@ meshwright. One JSON object on stdout per client run.
 
     app.py serve --name v1 [--http 8080] [--grpc 9090] [--echo 7000] [--greet 7001] [--drain S] [--calls URL ...]
     app.py get URL [--header K:V ...] [--count N]
-    app.py load URL --seconds S [--workers N] [--fresh] [--until FILE]       URL may be tcp://HOST:PORT
+    app.py load URL --seconds S [--workers N] [--pause S] [--fresh] [--until FILE]      URL may be tcp://HOST:PORT
     app.py grpc HOST:PORT /service/Method [--count N] [--header K:V ...]
     app.py ws URL [--count N]
     app.py tcp HOST:PORT [--count N]                       send a line, read it back
     app.py greeting HOST:PORT                              say nothing, read what the server says first
     app.py until URL --status N --seconds S                one connection, kept: when is the first such answer?
     app.py hold HOST:PORT --seconds S                      one connection, lines to and fro: when is it cut?
+    app.py session                                         commands on stdin, each a line: a JSON list of its words
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,6 +40,7 @@ else:
 
 FAILED: collections.Counter[str] = collections.Counter()
 Counts = collections.Counter[str]
+Report = dict[str, Any]
 
 
 class Served:
@@ -49,7 +52,9 @@ class Served:
 
     async def http(self, request: web.Request) -> web.StreamResponse:
         """Query ``fail=N&id=X``: the first N requests of id X get 503; ``delay=S``: wait first; ``status=N``."""
-        await asyncio.sleep(float(request.query.get("delay", 0)))
+        if delay := float(request.query.get("delay", 0)):
+            print(f"{request.path_qs} has to wait", flush=True)
+            await asyncio.sleep(delay)
         if request.headers.get("upgrade", "").lower() == "websocket":
             return await self.websocket(request)
         status = int(request.query.get("status", 200))
@@ -179,11 +184,11 @@ async def one(session: aiohttp.ClientSession, url: str, headers: dict[str, str])
         return "error", "", f"{type(error).__name__}: {error}"
 
 
-def report(statuses: Counts, names: Counts, last: str, started: float) -> None:
-    print(json.dumps({"statuses": statuses, "names": names, "last": last, "seconds": time.monotonic() - started}))
+def report(statuses: Counts, names: Counts, last: str, started: float) -> Report:
+    return {"statuses": statuses, "names": names, "last": last, "seconds": time.monotonic() - started}
 
 
-async def get(url: str, headers: dict[str, str], count: int) -> None:
+async def get(url: str, headers: dict[str, str], count: int) -> Report:
     """Send ``count`` requests one after the other, each on the same connection where it can be kept."""
     statuses, names, last, started = Counts(), Counts(), "", time.monotonic()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
@@ -191,12 +196,13 @@ async def get(url: str, headers: dict[str, str], count: int) -> None:
             status, name, last = await one(session, url, headers)
             statuses[status] += 1
             names[name] += 1
-    report(statuses, names, last, started)
+    return report(statuses, names, last, started)
 
 
-async def load(args: argparse.Namespace, headers: dict[str, str]) -> None:
+async def load(args: argparse.Namespace, headers: dict[str, str]) -> Report:
     """Send requests from ``workers`` loops for ``seconds``, at most until the file ``until`` is there.
 
+    ``pause``: seconds from an answer to the loop's next request.
     ``fresh``: each request on a connection of its own. The last body that was not a 200 is in ``last``.
     """
     statuses, names, bad = Counts(), Counts(), [""]
@@ -215,17 +221,17 @@ async def load(args: argparse.Namespace, headers: dict[str, str]) -> None:
                 names[name] += 1
                 if status != "200":
                     bad[0] = f"after {time.monotonic() - started:.1f} s: {status} {text}"
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(args.pause)
 
         await asyncio.gather(*(loop() for _ in range(args.workers)))
-    report(statuses, names, bad[0], started)
+    return report(statuses, names, bad[0], started)
 
 
-async def call_grpc(target: str, method: str, headers: dict[str, str], count: int) -> None:
+async def call_grpc(target: str, method: str, headers: dict[str, str], count: int) -> Report:
     """Call ``method`` with an empty message ``count`` times; ``{n}`` in a header's value is the call's number."""
     statuses, names, last, started = Counts(), Counts(), "", time.monotonic()
-
-    async with grpc.aio.insecure_channel(target) as channel:
+    fresh = (("grpc.use_local_subchannel_pool", 1),)  # no connection of an earlier command of the session's
+    async with grpc.aio.insecure_channel(target, options=fresh) as channel:
         stub = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
         for number in range(count):
             metadata = tuple((key.lower(), value.replace("{n}", str(number))) for key, value in headers.items())
@@ -235,10 +241,10 @@ async def call_grpc(target: str, method: str, headers: dict[str, str], count: in
             except grpc.aio.AioRpcError as error:
                 statuses[error.code().name] += 1
                 last = error.details() or ""
-    report(statuses, names, last, started)
+    return report(statuses, names, last, started)
 
 
-async def call_websocket(url: str, count: int) -> None:
+async def call_websocket(url: str, count: int) -> Report:
     """Send ``count`` texts on one WebSocket; ``last`` is the last answer."""
     statuses, names, last, started = Counts(), Counts(), "", time.monotonic()
     try:
@@ -252,10 +258,10 @@ async def call_websocket(url: str, count: int) -> None:
     except (aiohttp.ClientError, TimeoutError) as error:
         statuses["error"] += 1
         last = f"{type(error).__name__}: {error}"
-    report(statuses, names, last, started)
+    return report(statuses, names, last, started)
 
 
-async def wait_for_status(url: str, status: str, seconds: float) -> None:
+async def wait_for_status(url: str, status: str, seconds: float) -> Report:
     """Send requests on one connection until one is answered with ``status``; ``at`` is when, since the epoch."""
     statuses, last, at, started = Counts(), "", 0.0, time.monotonic()
     connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=60)
@@ -267,10 +273,10 @@ async def wait_for_status(url: str, status: str, seconds: float) -> None:
             if found == status:
                 at = time.time()
             await asyncio.sleep(0.002)
-    print(json.dumps({"statuses": statuses, "at": at, "last": last}))
+    return {"statuses": statuses, "at": at, "last": last}
 
 
-async def hold(target: str, seconds: float) -> None:
+async def hold(target: str, seconds: float) -> Report:
     """Send lines on one connection until it is cut; ``at`` is when, since the epoch, 0 when it was not."""
     statuses, at, started = Counts(), 0.0, time.monotonic()
     host, port = split_target(target)
@@ -286,13 +292,13 @@ async def hold(target: str, seconds: float) -> None:
         if answer != b"line\n":
             at = time.time()
         await asyncio.sleep(0.02)
-    print(json.dumps({"statuses": statuses, "at": at}))
+    return {"statuses": statuses, "at": at}
 
 
 _WAIT = aiohttp.ClientWSTimeout(ws_close=5)
 
 
-async def call_tcp(target: str, count: int, *, is_first: bool) -> None:
+async def call_tcp(target: str, count: int, *, is_first: bool) -> Report:
     """Send ``count`` lines on one connection and read each back; without ``is_first`` only read the server's first."""
     statuses, last, started = Counts(), "", time.monotonic()
     host, port = split_target(target)
@@ -312,7 +318,7 @@ async def call_tcp(target: str, count: int, *, is_first: bool) -> None:
     except (OSError, TimeoutError) as error:
         statuses["error"] += 1
         last = f"{type(error).__name__}: {error}"
-    report(statuses, Counts(), last, started)
+    return report(statuses, Counts(), last, started)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -324,6 +330,7 @@ def make_parser() -> argparse.ArgumentParser:
     server.add_argument("--drain", type=float, default=0)
     for flag, port in (("--http", 8080), ("--grpc", 9090), ("--echo", 7000), ("--greet", 7001)):
         server.add_argument(flag, type=int, default=port)
+    commands.add_parser("session")
     for command in ("get", "load", "grpc", "ws", "tcp", "greeting", "until", "hold"):
         client = commands.add_parser(command)
         client.add_argument("target")
@@ -333,35 +340,50 @@ def make_parser() -> argparse.ArgumentParser:
         client.add_argument("--count", type=int, default=1)
         client.add_argument("--seconds", type=float, default=1)
         client.add_argument("--workers", type=int, default=4)
+        client.add_argument("--pause", type=float, default=0.005)
         client.add_argument("--fresh", action="store_true")
         client.add_argument("--until", default="")
         client.add_argument("--status", default="403")
     return parser
 
 
-def main() -> None:
-    args = make_parser().parse_args()
-    if args.command == "serve":
-        asyncio.run(serve(args))
-        return
+async def run(args: argparse.Namespace) -> Report:
+    """Return what comes of a client's command."""
     headers = dict(header.split(":", 1) for header in args.header)
     match args.command:
         case "get":
-            asyncio.run(get(args.target, headers, args.count))
+            return await get(args.target, headers, args.count)
         case "load":
-            asyncio.run(load(args, headers))
+            return await load(args, headers)
         case "grpc":
-            asyncio.run(call_grpc(args.target, args.method, headers, args.count))
+            return await call_grpc(args.target, args.method, headers, args.count)
         case "ws":
-            asyncio.run(call_websocket(args.target, args.count))
-        case "tcp":
-            asyncio.run(call_tcp(args.target, args.count, is_first=True))
-        case "greeting":
-            asyncio.run(call_tcp(args.target, 1, is_first=False))
+            return await call_websocket(args.target, args.count)
+        case "tcp" | "greeting":
+            return await call_tcp(args.target, args.count, is_first=args.command == "tcp")
         case "until":
-            asyncio.run(wait_for_status(args.target, args.status, args.seconds))
-        case "hold":
-            asyncio.run(hold(args.target, args.seconds))
+            return await wait_for_status(args.target, args.status, args.seconds)
+        case _:
+            return await hold(args.target, args.seconds)
+
+
+async def session() -> None:
+    """Run commands one after the other until stdin ends, and print a line for each. An error ends it."""
+    parser, lines = make_parser(), asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    async for line in lines:
+        print(json.dumps(await run(parser.parse_args(json.loads(line)))), flush=True)
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    match args.command:
+        case "serve":
+            asyncio.run(serve(args))
+        case "session":
+            asyncio.run(session())
+        case _:
+            print(json.dumps(asyncio.run(run(args))))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,17 @@ from pathlib import Path
 
 from e2e.cluster import up, wheels
 from e2e.cluster.node import Node
-from e2e.cluster.places import NETNS, Places, find_places
+from e2e.cluster.places import NETNS, NODE_NAME, Places, find_places
 from e2e.cluster.probe import Api
 from e2e.cluster.record import read_record
 from e2e.cluster.say import ClusterError
 
 __all__ = ["Cluster", "ClusterError", "NotOurCluster", "ensure_cluster"]
+
+FROZEN = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "cert-manager")
+"""Programs that do nothing without an API server."""
+
+KUBELETS_PODS = f"/api/v1/nodes/{NODE_NAME}/proxy/pods"
 
 
 class NotOurCluster(ClusterError):
@@ -40,22 +45,27 @@ class Cluster:
         self._node().start(name)
 
     def restart_apiserver(self, *, down_seconds: float = 0) -> None:
-        """End the API server's process, start a new one after ``down_seconds``, return when it is ready.
+        """Kill the API server's process, start a new one after ``down_seconds``, return when pods can be made again.
 
         Every watch and every connection is lost. Raises as ``stop``, and ClusterError when it does not come back.
-        The scheduler and the controllers begin anew: who could not reach the server for long tries again only every
-        half a minute, and who comes too early, when it does not know yet what they may read, waits as long. So does
-        kube-proxy: to pods the server comes back later than to us. (Begun anew, it may leave an endpoint's chain of
-        rules empty.)
+
+        Killed, not told to end. Told, it takes itself out of the endpoints of the Service `kubernetes` first, and
+        kube-proxy removes the way there; after the new start pods then have to wait until kube-proxy has looked again,
+        as its own patience says, up to a minute. A crash leaves the way: who tries again arrives.
+
+        The node's own programs would be as patient. Those with nothing to do meanwhile are frozen, and try when there
+        is somebody; the kubelet, which looks after pods all the time, begins anew.
         """
-        node = self._node()
-        node.stop("kube-apiserver", seconds=1)  # left alone it waits ten seconds for its watches to end
-        time.sleep(down_seconds)
-        node.start("kube-apiserver")
-        node.wait("kube-apiserver", Api(self.places).is_ready)
-        for name in ("kube-controller-manager", "kube-scheduler") if down_seconds else ():
-            node.stop(name)
-            node.start(name)
+        node, api = self._node(), Api(self.places)
+        with node.frozen(*FROZEN):
+            node.kill("kube-apiserver")
+            time.sleep(down_seconds)
+            node.start("kube-apiserver")
+            node.wait("kube-apiserver", api.is_ready)
+            node.kill("kubelet")
+            node.start("kubelet")
+            # Else the controllers see first that the node has been silent for long.
+            node.wait("kubelet", lambda: knows_its_pods(api))
 
     def _node(self) -> Node:
         if self.netns is None:
@@ -63,6 +73,15 @@ class Cluster:
         if (record := read_record(self.places.record)) is None:
             raise ClusterError("the cluster is gone. Run: python -m e2e.cluster up")
         return Node(self.places, record)
+
+
+def knows_its_pods(api: Api) -> bool:
+    """Tell if the kubelet answers, and knows every pod of the node: until then nothing can be run in one."""
+    bound, known = (api.get(path) for path in (f"/api/v1/pods?fieldSelector=spec.nodeName={NODE_NAME}", KUBELETS_PODS))
+    if "items" not in bound or "items" not in known:
+        return False
+    uids = [{pod["metadata"]["uid"] for pod in each["items"] or ()} for each in (bound, known)]
+    return uids[0] <= uids[1]
 
 
 def find_users_kubeconfig(places: Places, environ: Mapping[str, str] = os.environ) -> str:

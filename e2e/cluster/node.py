@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from e2e.cluster.network import ENTER
@@ -45,9 +45,17 @@ class Node:
 
     def stop(self, name: str, *, seconds: float = 10) -> None:
         """Stop a program: SIGTERM, then SIGKILL after ``seconds``. Raises ClusterError: no such program."""
+        self._end(name, (signal.SIGTERM, seconds), (signal.SIGKILL, 10.0))
+
+    def kill(self, name: str) -> None:
+        """Have a program die at once, of SIGKILL. Raises ClusterError: no such program."""
+        self._end(name, (signal.SIGKILL, 10.0))
+
+    def _end(self, name: str, *ways: tuple[signal.Signals, float]) -> None:
+        """Send a program these signals until it is gone, each with its patience."""
         if (program := self.record.programs.get(name)) is None:
             raise ClusterError(f"no program {name!r}; there are: {', '.join(self.record.programs)}")
-        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 10.0)):
+        for number, patience in ways:
             deadline = time.monotonic() + patience
             if is_alive(program):
                 os.kill(program.pid, number)
@@ -55,6 +63,19 @@ class Node:
                 time.sleep(0.02)
         bury(program.pid)
         self.note(name, Program(argv=program.argv))
+
+    @contextlib.contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        """Stop programs with SIGSTOP for the time of the block: connections stay, nothing is read or tried."""
+        programs = [program for name in names if is_alive(program := self.record.programs[name])]
+        for program in programs:
+            os.kill(program.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for program in programs:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(program.pid, signal.SIGCONT)
 
     def wait(self, name: str, is_ready: Callable[[], bool], *, seconds: float = 60) -> None:
         """Wait until ``is_ready``. Raises ClusterError, with the end of the log: the program died, or took too long."""

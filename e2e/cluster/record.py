@@ -69,13 +69,19 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_start_ticks(pid: int) -> int | None:
-    """Return when a living process began, in clock ticks since boot; ``None``: it is dead, or a zombie."""
+    """Return when a living process began, in clock ticks since boot; ``None``: it is dead, or a zombie.
+
+    A zombie is one when its last thread has ended: until then, though killed, it has its sockets.
+
+    Source: proc_pid_stat(5): 3 state, 20 num_threads, 22 starttime.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     rest = stat.rpartition(")")[2].split()  # the name in parentheses may itself hold blanks and parentheses
-    return None if rest[0] in "ZX" else int(rest[19])
+    is_dead = rest[0] == "X" or (rest[0] == "Z" and int(rest[17]) < 2)
+    return None if is_dead else int(rest[19])
 
 
 def read_boot() -> str:

@@ -88,3 +88,21 @@ def test_a_real_process_is_known_until_it_ends() -> None:
     assert read_start_ticks(child.pid) is None, "a zombie is dead"
     child.communicate()
     assert read_start_ticks(child.pid) is None
+
+
+def test_a_process_lives_while_one_of_its_threads_does() -> None:
+    """Its state is a zombie's then. A server that is killed has its port until the last thread has ended, too."""
+    script = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert child.poll() is None
+        assert read_start_ticks(child.pid) is not None
+    finally:
+        child.kill()
+        child.wait()
+    assert read_start_ticks(child.pid) is None
