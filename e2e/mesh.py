@@ -29,6 +29,9 @@ PROXY = "meshwright-proxy"
 """The proxy's container."""
 BUNDLE = "e2e-anchors"
 """A ConfigMap of trust anchors that some tests keep, in the control plane's namespace."""
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".pytest_cache" / "bytecode")}
+"""Where a program may keep what it has compiled: else each start compiles a thousand files, where Python is told to
+write none."""
 RUN = uuid.uuid4().hex
 """Differs with each run of the tests."""
 TRIAL = json.dumps(
@@ -81,7 +84,7 @@ class Mesh:
 
     def command(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Return what ``meshwright`` does on this machine, as the cluster's admin. Its exit status is not looked at."""
-        environ = {**os.environ, "KUBECONFIG": str(self.kube.kubeconfig)}
+        environ = {**os.environ, "KUBECONFIG": str(self.kube.kubeconfig), **BYTECODE}
         words = [*self.kube.inside, sys.executable, "-m", "meshwright.cli", *args]
         return subprocess.run(
             words, input=stdin, capture_output=True, text=True, env=environ, timeout=180, check=False, cwd=ROOT

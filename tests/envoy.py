@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import tempfile
 import time
@@ -34,34 +35,42 @@ SERVED_BY = "served-by"
 T = TypeVar("T")
 
 
+_PORTS = range(16_000, 20_000)
+_CHANCE = random.SystemRandom()  # hypothesis makes the other one repeat itself
 _handed_out: set[int] = set()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nothing listens on just now, another one each time."""
+    """Return a port that nothing listens on just now, another one each time.
+
+    It is none that the kernel gives to connections, which take theirs between its choice and its use.
+    """
     for _ in range(1000):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
-            port = int(probe.getsockname()[1])
-        if port not in _handed_out:
+        port = _CHANCE.choice(_PORTS)
+        if port in _handed_out:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
             _handed_out.add(port)
             return port
-    raise AssertionError("every free port was handed out before")
+    raise AssertionError("no port is free")
 
 
-async def eventually(look: Callable[[], Awaitable[T]], is_it: Callable[[T], bool], *, seconds: float = 10.0) -> T:
-    """Return what ``look`` gives as soon as ``is_it`` agrees; look again until then.
+async def eventually(look: Callable[[], Awaitable[T]], is_it: Callable[[T], bool], *, seconds: float = 60.0) -> T:
+    """Return what ``look`` gives as soon as ``is_it`` agrees; look again until then, ever less often.
 
     Raises:
         AssertionError: it never did; the text has what was seen last.
     """
     end = time.monotonic() + seconds
+    pause = 0.005
     while True:
         seen = await look()
         if is_it(seen):
             return seen
         assert time.monotonic() < end, f"not within {seconds} s; last seen: {seen!r}"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
 
 
 @dataclass(kw_only=True)
@@ -158,7 +167,7 @@ async def fetch(
     host: str = "127.0.0.1",
     headers: Mapping[str, str] | None = None,
     method: str = "GET",
-    seconds: float = 15.0,
+    seconds: float = 60.0,
 ) -> Fetched:
     """Return the answer to one request on a connection of its own."""
     connector = aiohttp.TCPConnector(force_close=True)
@@ -181,7 +190,7 @@ async def fetch(
 
 
 async def call_grpc(
-    port: int, method: str = "/pkg.Service/Method", *, host: str = "127.0.0.1", seconds: float = 10.0
+    port: int, method: str = "/pkg.Service/Method", *, host: str = "127.0.0.1", seconds: float = 60.0
 ) -> tuple[grpc.StatusCode, str]:
     """Return the status of one unary gRPC call with an empty message, and who served it (``""``: Envoy)."""
     async with grpc.aio.insecure_channel(f"{host}:{port}", options=(("grpc.enable_http_proxy", 0),)) as channel:
@@ -196,7 +205,7 @@ async def say(host: str, port: int) -> str:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(b"\x00\x01 hello\r\n")
-        return (await asyncio.wait_for(reader.read(100), 10)).decode()
+        return (await asyncio.wait_for(reader.read(100), 60)).decode()
     except ConnectionResetError:
         return ""
     finally:
@@ -242,7 +251,7 @@ async def run_envoy(
     own_admin_port: int = 0,
     log_level: str = "warning",
     uid: int | None = None,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
 ) -> AsyncIterator[Envoy]:
     """Run an Envoy with one worker, and yield it when it is ready. Its administration gets a free port on loopback.
 

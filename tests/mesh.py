@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshwright.edge.delivered import Delivery
-from meshwright.edge.delivery import serve
 from meshwright.edge.protobuf import TypeUrl
+from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.emit.listeners import dev_listener
 from meshwright.emit.manifest import make_unit_name
@@ -154,7 +154,7 @@ class Running:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        await self._stack.enter_async_context(serve(self._mesh.delivery, "127.0.0.1", self._mesh.port))
+        await self._stack.enter_async_context(serve_hub(self._mesh.delivery.hub, "127.0.0.1", self._mesh.port))
 
     async def stop(self) -> None:
         await self._stack.aclose()

@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from meshwright.cli import main
 from meshwright.edge.local_envoy import find_envoy
+from tests.documents import read_document, read_documents
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
@@ -19,7 +19,7 @@ def test_the_examples_compile_clean(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     conditions = [
         (document["metadata"]["name"], condition["type"], condition["status"])
-        for document in yaml.safe_load_all(captured.out)
+        for document in read_documents(captured.out)
         if "status" in document
         for parent in document["status"]["parents"]
         for condition in parent["conditions"]
@@ -49,7 +49,7 @@ def test_envoy_accepts_the_whole_configuration_of_a_proxy(proxy: str, tmp_path: 
         [find_envoy(), "--mode", "validate", "-c", config], capture_output=True, text=True, timeout=60, check=False
     )
     assert checked.returncode == 0, checked.stderr[-2000:]
-    listeners = yaml.safe_load(config.read_text())["static_resources"]["listeners"]
+    listeners = read_document(config.read_text())["static_resources"]["listeners"]
     ports = {listener["name"]: listener["address"]["socket_address"]["port_value"] for listener in listeners}
     assert ports == {"outbound": 4140, "inbound": 4143, "admin": 4191}
 

@@ -8,7 +8,6 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-import yaml
 from cryptography import x509
 
 from e2e.cluster import Cluster, NotOurCluster, find_users_kubeconfig
@@ -30,6 +29,7 @@ from e2e.cluster.programs import (
     write_pod_plugins,
 )
 from e2e.cluster.teardown import select_mounts
+from tests.documents import read_document
 
 PLACES = Places(repo=Path("/repo"), cache=Path("/cache"))
 SPECS = make_specs(PLACES, {tool.name: Path("/cache/bin") / tool.name for tool in TOOLS}, has_ipv6=True)
@@ -64,7 +64,7 @@ def test_leaves_are_signed_and_name_their_hosts(tmp_path: Path) -> None:
 def test_a_kubeconfig_carries_everything_it_needs(tmp_path: Path) -> None:
     write_pki(tmp_path)
     text = (tmp_path / "admin.kubeconfig").read_text()
-    assert yaml.safe_load(text)["clusters"][0]["cluster"]["server"] == f"https://{NODE_ADDRESS}:6443"
+    assert read_document(text)["clusters"][0]["cluster"]["server"] == f"https://{NODE_ADDRESS}:6443"
     assert str(tmp_path) not in text
 
 
@@ -85,7 +85,7 @@ def test_containerd_is_told_what_this_machine_needs() -> None:
 
 
 def test_kubelet_accepts_cgroup_v1_and_uses_our_group() -> None:
-    whole = yaml.safe_load(render_kubelet(PLACES))
+    whole = read_document(render_kubelet(PLACES))
     assert whole["failCgroupV1"] is False
     assert whole["cgroupRoot"] == "/mw-e2e"
 

@@ -186,7 +186,7 @@ class ApiServer:
         yield found
         found.extend(self.writes[start:])
 
-    async def eventually(self, holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    async def eventually(self, holds: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Return once ``holds()``; asked anew after each change or request, and now and then besides."""
         try:
             async with asyncio.timeout(seconds):

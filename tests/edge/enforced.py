@@ -272,7 +272,7 @@ class Caller:
             return "closed"
         try:
             writer.write(text)
-            return (await asyncio.wait_for(reader.read(100), 5)).decode() or "closed"
+            return (await asyncio.wait_for(reader.read(100), 60)).decode() or "closed"
         except (ssl.SSLError, ConnectionError):
             return "closed"
         finally:
@@ -293,7 +293,7 @@ class Caller:
             with contextlib.suppress(TimeoutError):
                 return (await asyncio.wait_for(reader.read(100), DETECT_MS / 1000 + 0.2)).decode() or "closed"
             writer.write(f"GET {path} HTTP/1.1\r\nHost: late\r\nConnection: close\r\n\r\n".encode())
-            return (await asyncio.wait_for(reader.readline(), 5)).decode().strip() or "closed"
+            return (await asyncio.wait_for(reader.readline(), 60)).decode().strip() or "closed"
         except (ssl.SSLError, ConnectionError):
             return "closed"
         finally:
@@ -313,12 +313,12 @@ async def exchange(
     lines = {"host": "app", **{name.replace("_", "-"): value for name, value in headers.items()}}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode())
-    text = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode()
+    text = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).decode()
     status = text.split()[1]
     found = dict(line.lower().split(": ", 1) for line in text.splitlines()[1:] if ": " in line)
     body = ""
     if "content-length" in found:
-        body = (await asyncio.wait_for(reader.readexactly(int(found["content-length"])), 5)).decode()
+        body = (await asyncio.wait_for(reader.readexactly(int(found["content-length"])), 60)).decode()
     told = (status, found.get("location", ""), found.get("grpc-status", ""), body if status == "200" else "")
     return " ".join(part for part in told if part)
 
@@ -444,28 +444,38 @@ async def judge(callers: dict[str, Caller]) -> dict[str, Any]:
 
 
 async def judge_bytes(callers: dict[str, Caller]) -> dict[str, Any]:
-    silent = ("web", "cart", "nobody", "vm", "localhost", "localhost6")
-    return {
-        "speaks first": {name: await callers[name].listen(8007) for name in silent},
-        "speaks first, HTTP told by ALPN": await _greeting_with_alpn(callers["web"], 8007),
-        "identity and network": {
-            name: await callers[name].listen(8009)
-            for name in ("near web", "near6 web", "excepted web", "web", "near evil", "near", "localhost")
-        },
-        "audited": {name: await callers[name].listen(8012) for name in ("web", "evil", "nobody")},
-        "bytes": {name: (await callers[name].say(8000))[:12] for name in ("web", "vm", "nobody")},
-        "HTTP only": {name: (await callers[name].say(8008))[:12] for name in ("web", "cart", "nobody")},
-        "HTTP only, late": {name: await callers[name].get_late(8008) for name in ("web", "nobody")},
-        "late": {name: await callers[name].get_late(8001) for name in ("web", "cart", "nobody")},
-        "routed, late": await callers["web"].get_late(8005, "/nobody"),
-        "routed, bytes": (await callers["web"].say(8005))[:12],
+    """Return what each caller of bytes gets, by what is tried: all at once, for who keeps quiet is waited for."""
+
+    async def each(ask: Callable[[Caller], Awaitable[str]], *names: str) -> dict[str, str]:
+        return {name: await ask(callers[name]) for name in names}
+
+    async def greet(caller: Caller) -> str:
+        return await _greeting_with_alpn(caller, 8007)
+
+    async def say(caller: Caller, port: int) -> str:
+        return (await caller.say(port))[:12]
+
+    near = ("near web", "near6 web", "excepted web", "web", "near evil", "near", "localhost")
+    tried = {
+        "speaks first": each(lambda who: who.listen(8007), "web", "cart", "nobody", "vm", "localhost", "localhost6"),
+        "speaks first, HTTP told by ALPN": each(greet, "web"),
+        "identity and network": each(lambda who: who.listen(8009), *near),
+        "audited": each(lambda who: who.listen(8012), "web", "evil", "nobody"),
+        "bytes": each(lambda who: say(who, 8000), "web", "vm", "nobody"),
+        "HTTP only": each(lambda who: say(who, 8008), "web", "cart", "nobody"),
+        "HTTP only, late": each(lambda who: who.get_late(8008), "web", "nobody"),
+        "late": each(lambda who: who.get_late(8001), "web", "cart", "nobody"),
+        "routed, late": each(lambda who: who.get_late(8005, "/nobody"), "web"),
+        "routed, bytes": each(lambda who: say(who, 8005), "web"),
     }
+    found: dict[str, Any] = dict(zip(tried, await asyncio.gather(*tried.values()), strict=True))
+    return {what: seen["web"] if list(seen) == ["web"] else seen for what, seen in found.items()}
 
 
 async def _greeting_with_alpn(caller: Caller, port: int) -> str:
     reader, writer = await caller.connect(port, alpn="http/1.1")
     try:
-        return (await asyncio.wait_for(reader.read(100), 5)).decode()
+        return (await asyncio.wait_for(reader.read(100), 60)).decode()
     finally:
         writer.close()
 
@@ -513,10 +523,10 @@ async def revoke(supply: Supply, envoy: Envoy, callers: dict[str, Caller]) -> di
 
     after = await eventually(ask, lambda answer: answer != before)
     supply.put(everything(p8015=server("closing", protocol=ProxyProtocol.OPAQUE)))
-    end = await asyncio.wait_for(cut_reader.read(100), 10)
+    end = await asyncio.wait_for(cut_reader.read(100), 60)
     again = await eventually(ask, lambda answer: answer != after)
     other_writer.write(b"still there")
-    still = (await asyncio.wait_for(other_reader.read(100), 5)).decode()
+    still = (await asyncio.wait_for(other_reader.read(100), 60)).decode()
     refused = await web.listen(8015)
     supply.put(everything())
 
@@ -529,7 +539,7 @@ async def revoke(supply: Supply, envoy: Envoy, callers: dict[str, Caller]) -> di
     late = [await who.connect(8098) for who in (callers["nobody"], web)]
     later = [(await each.read(100)).decode() for each, _ in late]
     supply.put(everything(p8098=server("late")))
-    later += [(await asyncio.wait_for(each.read(100), 10)).decode() for each, _ in late]
+    later += [(await asyncio.wait_for(each.read(100), 60)).decode() for each, _ in late]
     stats = await envoy.stats("listener_manager.listener_(in_place_updated|modified)")
     return {
         "greeted": kept,

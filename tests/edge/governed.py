@@ -65,9 +65,7 @@ async def switched(net: Net) -> dict[str, Any]:
 
     async def look_until(client_seen: str, stranger_seen: str) -> dict[str, str]:
         """Look again until the callers see this: a change takes some milliseconds to get there."""
-        return await eventually(
-            look, lambda seen: (seen["client"], seen["stranger"]) == (client_seen, stranger_seen), seconds=10
-        )
+        return await eventually(look, lambda seen: (seen["client"], seen["stranger"]) == (client_seen, stranger_seen))
 
     everybody = "200 web, heard"
     seen = {"no Server": await look_until(everybody, everybody)}

@@ -39,18 +39,22 @@ TRUST = TrustDomain()
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 RULES = (
-    "-t nat -A PREROUTING -p tcp --dport 4191 -j RETURN",
-    "-t nat -A PREROUTING -p tcp --dport 4567 -j RETURN",
-    "-t nat -A PREROUTING -p tcp -j REDIRECT --to-ports 4143",
-    f"-t nat -A OUTPUT -m owner --uid-owner {PROXY_UID} -j RETURN",
-    "-t nat -A OUTPUT -o lo -j RETURN",
-    "-t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 4140",
+    "*nat",
+    "-A PREROUTING -p tcp --dport 4191 -j RETURN",
+    "-A PREROUTING -p tcp --dport 4567 -j RETURN",
+    "-A PREROUTING -p tcp -j REDIRECT --to-ports 4143",
+    f"-A OUTPUT -m owner --uid-owner {PROXY_UID} -j RETURN",
+    "-A OUTPUT -o lo -j RETURN",
+    "-A OUTPUT -p tcp -j REDIRECT --to-ports 4140",
+    "COMMIT",
 )
 
 
-def run(*commands: str) -> None:
+def run(*commands: str, told: Iterable[str] = ()) -> None:
+    """Run programs one after the other; each is ``told`` these lines."""
     for command in commands:
-        done = subprocess.run(command.split(), check=False, capture_output=True, text=True)
+        lines = "".join(f"{line}\n" for line in told)
+        done = subprocess.run(command.split(), input=lines, check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
@@ -109,7 +113,7 @@ class Place:
         try:
             await asyncio.sleep(seconds)
             writer.write(b"GET / HTTP/1.1\r\nHost: late\r\nConnection: close\r\n\r\n")
-            return (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
+            return (await asyncio.wait_for(reader.readline(), 60)).decode().strip()
         finally:
             writer.close()
 
@@ -118,7 +122,7 @@ class Place:
         with self.inside():
             reader, writer = await asyncio.open_connection(host, port)
         try:
-            return (await asyncio.wait_for(reader.read(100), 10)).decode()
+            return (await asyncio.wait_for(reader.read(100), 60)).decode()
         finally:
             writer.close()
 
@@ -135,9 +139,9 @@ class Place:
         asked = "GET / HTTP/1.1\r\nhost: chat\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
         writer.write(asked.encode())
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
             writer.write(b"hello")
-            return f"{head.split()[1].decode()} {(await asyncio.wait_for(reader.read(100), 10)).decode()}"
+            return f"{head.split()[1].decode()} {(await asyncio.wait_for(reader.read(100), 60)).decode()}"
         finally:
             writer.close()
 
@@ -170,7 +174,7 @@ class Place:
             return "refused"
         try:
             writer.write(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
-            head = await asyncio.wait_for(reader.read(4000), 10)
+            head = await asyncio.wait_for(reader.read(4000), 60)
             return head.split()[1].decode() if head else "refused"
         except (ssl.SSLError, ConnectionError):
             return "refused"
@@ -226,15 +230,20 @@ class Net:
             f"ip netns add {name}",
             f"ip link add {name} type veth peer name eth0 netns {name}",
             f"ip link set {name} master bridge up",
-            f"ip -n {name} link set lo up",
-            f"ip -n {name} address add {v4}/24 dev eth0",
-            f"ip -n {name} -6 address add {v6}/64 dev eth0 nodad",
-            f"ip -n {name} link set eth0 up",
-            f"ip -n {name} route add default via 10.244.0.1",
-            f"ip -n {name} -6 route add default via fd00:244::1",
+        )
+        run(
+            f"ip -n {name} -batch -",
+            told=(
+                "link set lo up",
+                f"address add {v4}/24 dev eth0",
+                f"address add {v6}/64 dev eth0 nodad",
+                "link set eth0 up",
+                "route add default via 10.244.0.1",
+                "route add ::/0 via fd00:244::1",
+            ),
         )
         if is_meshed:
-            run(*(f"ip netns exec {name} {tables} {rule}" for tables in ("iptables", "ip6tables") for rule in RULES))
+            run(*(f"ip netns exec {name} {tables}-restore -n" for tables in ("iptables", "ip6tables")), told=RULES)
         pod = Pod(
             ref=Ref(Kind.POD, SHOP, name),
             uid=f"uid-{name}",

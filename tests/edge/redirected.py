@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from meshwright.edge.delivered import Delivery
-from meshwright.edge.delivery import serve
+from meshwright.edge.xds import serve_hub
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.emit.proxy import assemble, flatten
 from meshwright.model.proxy import Proxy, ProxySettings
@@ -67,7 +67,7 @@ async def observe(*, is_static: bool) -> dict[str, str]:
                 delivery.put_service(service.name, service)
             for piece in slices:
                 delivery.put_slice(piece.ref, piece)
-            port = await enter(serve(delivery, "127.0.0.1", 0))
+            port = await enter(serve_hub(delivery.hub, "127.0.0.1", 0))
             configuration = emit_bootstrap(proxy, f"127.0.0.1:{port}", settings)
         await enter(run_envoy(configuration, uid=PROXY_UID))
         return {

@@ -129,7 +129,7 @@ class Running:
 
     async def stop(self) -> None:
         self.stopping.set()
-        await asyncio.wait_for(self.task, 15)
+        await asyncio.wait_for(self.task, 60)
 
     @property
     def is_idle(self) -> bool:

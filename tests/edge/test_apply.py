@@ -48,7 +48,7 @@ class Pen:
             self.progress.set()
 
     async def until(self, written: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.written) < written:
                 self.progress.clear()
                 await self.progress.wait()
@@ -105,7 +105,7 @@ async def test_a_status_waits_for_outputs_that_hang_only_so_long(pen: Pen, monke
     it = slots(pen)
     it.add(unit("a"))
     it.add(route("a"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(pen.busy) < 2:
             pen.progress.clear()
             await pen.progress.wait()
@@ -164,7 +164,7 @@ async def test_the_wait_is_as_long_as_the_server_asks(pen: Pen) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     it.add(unit("a"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await pen.progress.wait()
         await asyncio.sleep(0.01)
     assert it.delayed == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from meshwright.edge import audit_command, generate_command
 from meshwright.edge.resources import RESOURCES
@@ -15,6 +14,7 @@ from meshwright.model.identity import ServiceAccount, TrustDomain
 from meshwright.model.ref import Kind
 from meshwright.model.units import Namespace
 from meshwright.parse.kinds import parse_object
+from tests.documents import read_documents
 from tests.edge.apiserver import ApiServer
 
 TRUST = TrustDomain()
@@ -52,11 +52,10 @@ def line(client: str, ip: str, path: str = "/", reason: str = "audit", **other: 
 
 def counter(client: str, times: int, authz: str = "audit", kind: str = "default") -> str:
     labels = {
-        "srv_kind": "default",
-        "srv_name": "audit",
+        "srv_route": "default/audit/default/default",
         "srv_port": "8080",
         "authz": f"{kind}/{authz}",
-        **({"tls": "true", "client_id": client} if client else {"tls": "disabled"}),
+        **({"client_id": client} if client else {"tls": "disabled"}),
     }
     said = ",".join(f'{key}="{value}"' for key, value in labels.items())
     return f"envoy_inbound_http_authz_allow_total{{{said}}} {times}"
@@ -150,7 +149,7 @@ async def test_policy_is_generated_from_what_was_seen_and_says_what_was_not(
 ) -> None:
     assert await generate_command.generate(parse(generate_command, shop, tmp_path)) == generate_command.WRITTEN
     out = capsys.readouterr().out
-    server, authentication, policy = yaml.safe_load_all(out)
+    server, authentication, policy = read_documents(out)
     assert server["spec"] == {"podSelector": {"matchLabels": {"app": "web"}}, "port": 8080, "accessPolicy": "audit"}
     assert [each["name"] for each in authentication["spec"]["identityRefs"]] == ["client", "orders"]
     assert policy["spec"]["targetRef"]["name"] == server["metadata"]["name"]
@@ -194,7 +193,7 @@ async def run_generate(
     capsys.readouterr()
     status = await generate_command.generate(parse(generate_command, shop, tmp_path, *words))
     found = capsys.readouterr()
-    return status, [each for each in yaml.safe_load_all(found.out) if each], found.out + found.err
+    return status, [each for each in read_documents(found.out) if each], found.out + found.err
 
 
 async def test_who_was_let_in_by_a_default_policy_is_seen_without_any_audit(

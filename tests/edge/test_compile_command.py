@@ -10,6 +10,7 @@ import yaml
 
 from meshwright.cli import main
 from meshwright.model.proxy import DEFAULT_OPAQUE_PORTS
+from tests.documents import read_document, read_documents
 
 SERVICE = """\
 apiVersion: v1
@@ -60,7 +61,7 @@ def test_clean_objects_give_units_statuses_and_0(tmp_path: Path, capsys: pytest.
     assert main(["compile", "--status", write(tmp_path, SERVICE, ROUTE)]) == 0
 
     captured = capsys.readouterr()
-    unit, route = yaml.safe_load_all(captured.out)
+    unit, route = read_documents(captured.out)
     assert (unit["kind"], unit["metadata"]["name"], unit["metadata"]["namespace"]) == (
         "ConfigMap",
         "mw-out-web",
@@ -80,7 +81,7 @@ def test_an_owner_is_named_where_its_uid_is_known(tmp_path: Path, capsys: pytest
     service = SERVICE.replace("namespace: shop}", "namespace: shop, uid: u-1}")
     main(["compile", write(tmp_path, service, ROUTE)])
 
-    [unit] = yaml.safe_load_all(capsys.readouterr().out)
+    [unit] = read_documents(capsys.readouterr().out)
     assert [owner["uid"] for owner in unit["metadata"]["ownerReferences"]] == ["u-1"]
 
 
@@ -116,7 +117,7 @@ def test_an_unreadable_file_is_2_and_the_rest_is_compiled(tmp_path: Path, capsys
 
     captured = capsys.readouterr()
     assert captured.err.startswith(f"{tmp_path}/bad.yaml:1:5: ")
-    assert [document["kind"] for document in yaml.safe_load_all(captured.out)] == ["ConfigMap"]
+    assert [document["kind"] for document in read_documents(captured.out)] == ["ConfigMap"]
 
 
 def test_a_path_that_is_not_there_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +133,7 @@ def test_stdin_is_read_and_objects_without_namespace_get_the_one_given(
 
     assert main(["compile", "-n", "team", "-"]) == 0
 
-    [unit] = yaml.safe_load_all(capsys.readouterr().out)
+    [unit] = read_documents(capsys.readouterr().out)
     assert unit["metadata"]["namespace"] == "team"
 
 
@@ -149,7 +150,7 @@ def test_routes_of_gateways_and_unknown_kinds_are_said_once(tmp_path: Path, caps
 
 
 def endpoints(folder: Path) -> dict[str, list[tuple[str, int]]]:
-    config: dict[str, Any] = yaml.safe_load((folder / "envoy.yaml").read_text())
+    config: dict[str, Any] = read_document((folder / "envoy.yaml").read_text())
     return {
         cluster["name"]: [
             (
@@ -175,7 +176,7 @@ def test_a_proxys_configuration_is_as_annotations_say(tmp_path: Path) -> None:
     def listeners(*texts: str) -> dict[str, Any]:
         out = tmp_path / "out"
         assert main(["compile", write(tmp_path, *texts), "--proxy", "shop/web-1", "--out", str(out)]) == 0
-        config = yaml.safe_load((out / "envoy.yaml").read_text())
+        config = read_document((out / "envoy.yaml").read_text())
         return {each["name"]: each for each in config["static_resources"]["listeners"]}
 
     def opaque(listener: dict[str, Any]) -> set[int]:
@@ -257,7 +258,7 @@ def test_a_machines_proxy_is_asked_for_by_its_name_and_where_a_pod_has_that_too_
 ) -> None:
     (tmp_path / "all.yaml").write_text(f"{POD}---{VM}" if has_pod else VM)
     assert main(["compile", str(tmp_path), "--proxy", asked, "--out", str(tmp_path / "out")]) == 0
-    made = yaml.safe_load((tmp_path / "out" / "envoy.yaml").read_text())
+    made = read_document((tmp_path / "out" / "envoy.yaml").read_text())
     assert made["node"]["id"] == node
     [inbound] = [each for each in made["static_resources"]["listeners"] if each["name"] == "inbound"]
     [chain] = [each for each in inbound["filter_chains"] if each["name"] == "http"]

@@ -42,8 +42,8 @@ class Running:
         return await fetch(self.settings.inbound_port, path)
 
     async def end(self) -> tuple[int, str]:
-        """Return how it ended, within ten seconds, and what was said on standard error."""
-        status = await asyncio.wait_for(self.process.wait(), 10)
+        """Return how it ended, within a minute, and what was said on standard error."""
+        status = await asyncio.wait_for(self.process.wait(), 60)
         assert self.process.stderr is not None
         return status, (await self.process.stderr.read()).decode()
 

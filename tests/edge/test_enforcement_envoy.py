@@ -281,24 +281,21 @@ def test_a_flood_of_refusals_writes_no_more_lines_than_it_may(seen: dict[str, An
 @pytest.mark.parametrize(
     "line",
     [
-        'http_authz_allow_total{srv_kind="server",srv_name="named",route_kind="default",route_name="default",'
-        f'srv_port="8001",authz="authorizationpolicy/shop/ops",tls="true",client_id="root.ops.{SUFFIX}"}} 1',
-        'http_authz_allow_total{srv_kind="server",srv_name="audited",route_kind="default",route_name="default",'
-        'srv_port="8004",authz="~default/audit",tls="disabled"} 1',
-        'http_authz_deny_total{srv_kind="default",srv_name="all-authenticated",route_kind="default",'
-        'route_name="default",srv_port="8000",tls="disabled"} 4',
-        'http_authz_deny_total{srv_kind="server",srv_name="calls",route_kind="grpcroute",route_name="calls",'
-        f'srv_port="8006",tls="true",client_id="cart.shop.{SUFFIX}"}} 1',
-        'http_route_not_found_total{srv_kind="server",srv_name="calls",route_kind="",route_name="",srv_port="8006",'
+        'http_authz_allow_total{srv_route="server/named/default/default",srv_port="8001",'
+        f'authz="authorizationpolicy/shop/ops",client_id="root.ops.{SUFFIX}"}} 1',
+        'http_authz_allow_total{srv_route="server/audited/default/default",srv_port="8004",authz="~default/audit",'
         'tls="disabled"} 1',
+        'http_authz_deny_total{srv_route="default/all-authenticated/default/default",srv_port="8000",tls="disabled"} 4',
+        'http_authz_deny_total{srv_route="server/calls/grpcroute/calls",srv_port="8006",'
+        f'client_id="cart.shop.{SUFFIX}"}} 1',
+        'http_route_not_found_total{srv_route="server/calls//",srv_port="8006",tls="disabled"} 1',
         'tcp_authz_allow_total{srv_kind="server",srv_name="both",srv_port="8009",'
-        f'authz="authorizationpolicy/shop/web",tls="true",client_id="web.shop.{SUFFIX}"}} 2',
+        f'authz="authorizationpolicy/shop/web",client_id="web.shop.{SUFFIX}"}} 2',
         'tcp_authz_allow_total{srv_kind="server",srv_name="both",srv_port="8009",authz="default/localhost",'
         'tls="disabled"} 1',
         'tcp_authz_allow_total{srv_kind="server",srv_name="watched",srv_port="8012",authz="~default/audit",'
         'tls="disabled"} 1',
-        'tcp_authz_deny_total{srv_kind="server",srv_name="first",srv_port="8007",tls="true",'
-        f'client_id="cart.shop.{SUFFIX}"}} 1',
+        f'tcp_authz_deny_total{{srv_kind="server",srv_name="first",srv_port="8007",client_id="cart.shop.{SUFFIX}"}} 1',
     ],
 )
 def test_verdicts_are_counted_by_server_route_authorization_and_client(seen: dict[str, Any], line: str) -> None:
@@ -316,4 +313,4 @@ async def test_all_of_it_is_accepted_as_one_file(tmp_path: Path) -> None:
 
 def test_refusals_by_a_limit_are_counted(seen: dict[str, Any]) -> None:
     counted = [line for line in seen["metrics"] if line.startswith("envoy_inbound_http_local_ratelimit_total{")]
-    assert any('srv_name="limited"' in line and f'client_id="evil.shop.{SUFFIX}"' in line for line in counted)
+    assert any('srv_route="server/limited/' in line and f'client_id="evil.shop.{SUFFIX}"' in line for line in counted)

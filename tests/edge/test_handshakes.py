@@ -99,12 +99,12 @@ def make_expired() -> Pair:
 
 async def fail(world: World, pair: Pair | None) -> None:
     async with open_stream(world.port, "shop/web-1", pair) as call:
-        assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(call.code(), 60) is grpc.StatusCode.UNAVAILABLE
 
 
 async def distrust(world: World) -> None:
     async with open_stream(world.port, "shop/web-1", make_pair(WEB), TWO) as call:
-        assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(call.code(), 60) is grpc.StatusCode.UNAVAILABLE
 
 
 async def connect(world: World) -> None:
@@ -117,7 +117,7 @@ async def connect(world: World) -> None:
 async def speak_http(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    await asyncio.wait_for(reader.read(), 10)
+    await asyncio.wait_for(reader.read(), 60)
     writer.close()
 
 
@@ -178,7 +178,7 @@ async def test_streams_on_one_connection_do_not_stand_for_others(world: World) -
 async def test_a_proxy_that_the_gate_refuses_has_finished_its_handshake(world: World) -> None:
     for pod, pair in ((WEB, make_pair(WEB, trust=FOREIGN)), (WEB, make_pair(make_pod("other")))):
         async with open_stream(world.port, f"shop/{pod.ref.name}", pair) as call:
-            assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.PERMISSION_DENIED
+            assert await asyncio.wait_for(call.code(), 60) is grpc.StatusCode.PERMISSION_DENIED
     world.let_pass()
     assert (world.begun, world.refused) == (2, 0)
 

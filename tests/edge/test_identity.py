@@ -113,7 +113,7 @@ async def delivering(
 async def delivered(server: ApiServer, client: Client) -> AsyncIterator[Delivered]:
     server.cluster.put(SECRETS, ONE.secret())
     async with delivering(server, client) as delivered:
-        await asyncio.wait_for(delivered.ready.wait(), 10)
+        await asyncio.wait_for(delivered.ready.wait(), 60)
         yield delivered
 
 
@@ -130,7 +130,7 @@ async def test_it_is_not_ready_before_somebody_says_who_may_call_by_default(serv
     async with delivering(server, client, has_defaults=False) as delivered:
         assert await eventually(delivered.verdict, lambda seen: seen[1] == missing) == (503, missing)
         server.cluster.put(CONFIG_MAPS, emit_defaults_unit(Config()))
-        await asyncio.wait_for(delivered.ready.wait(), 10)
+        await asyncio.wait_for(delivered.ready.wait(), 60)
         assert (await delivered.verdict())[0] == 200
         server.cluster.remove(CONFIG_MAPS, "meshwright", "mw-mesh-policy")
         async with delivered.stream(await delivered.pair(WEB)) as call:
@@ -156,7 +156,7 @@ async def test_it_is_not_ready_before_an_issuer_that_may_sign_is_there(
         with pytest.raises(OSError, match="Cannot connect"):
             await ask(delivered.signing_port, "x", "x", ONE.anchor)
         server.cluster.put(SECRETS, ONE.secret())
-        await asyncio.wait_for(delivered.ready.wait(), 10)
+        await asyncio.wait_for(delivered.ready.wait(), 60)
         assert (await delivered.verdict())[0] == 200
         async with delivered.stream(await delivered.pair(WEB)) as call:
             await listeners(call)
@@ -170,7 +170,7 @@ async def test_with_a_bundle_of_its_own_both_must_be_there(server: ApiServer, cl
         server.cluster.put(CONFIG_MAPS, make_bundle([TWO.anchor]))
         await eventually(delivered.verdict, lambda seen: "the trust bundle has CN=root-2" in seen[1])
         server.cluster.put(CONFIG_MAPS, make_bundle([TWO.anchor, ONE.anchor]))
-        await asyncio.wait_for(delivered.ready.wait(), 10)
+        await asyncio.wait_for(delivered.ready.wait(), 60)
         assert await delivered.metric("meshwright_trust_anchors") == 2
 
 
@@ -236,7 +236,7 @@ async def test_a_pod_that_is_gone_loses_its_stream_and_gets_no_certificate(
         await listeners(call)
         delivered.tokens.revoked.add(WEB.uid)
         delivered.server.cluster.remove(PODS, "shop", "web-1")
-        assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.OK
+        assert await asyncio.wait_for(call.code(), 60) is grpc.StatusCode.OK
     with caplog.at_level(logging.WARNING):
         answer = await delivered.ask(WEB, make_csr())
     assert (answer.status, answer.reason) == (401, "TokenUnknown")

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 
 from meshwright.cli import main
 from meshwright.edge.authorities import Authority, make_anchor, make_issuer
@@ -18,6 +17,7 @@ from meshwright.model.ref import Kind
 from meshwright.model.units import Namespace
 from meshwright.parse.certificate import parse_bundle, parse_certificates, parse_issuer_secret
 from tests.certificates import NOW, anchor
+from tests.documents import read_documents
 from tests.edge.apiserver import ApiServer
 from tests.edge.shop import operating
 from tests.edge.test_mesh_identity import open_mesh, put_issuer, report, rest
@@ -44,10 +44,10 @@ def test_files_make_a_mesh_that_openssl_believes_too(tmp_path: Path, capsys: pyt
 
 def test_manifests_are_an_issuer_that_may_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["identity", "create-anchor", "-o", "yaml", "--out", str(tmp_path / "ca"), "--namespace", "mesh"]) == 0
-    anchor_secret, config_map = yaml.safe_load_all(capsys.readouterr().out)
+    anchor_secret, config_map = read_documents(capsys.readouterr().out)
     words = ["identity", "create-issuer", "--anchor", str(tmp_path / "ca"), "-o", "yaml", "--namespace", "mesh"]
     assert main(words) == 0
-    (issuer_secret,) = yaml.safe_load_all(capsys.readouterr().out)
+    (issuer_secret,) = read_documents(capsys.readouterr().out)
     places = [
         (raw["kind"], raw["metadata"]["namespace"], raw["metadata"]["name"])
         for raw in (anchor_secret, config_map, issuer_secret)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from meshwright.cli import main
 from meshwright.edge.inject_command import write_objects
 from meshwright.edge.manifests import read_text
 from meshwright.emit.inject import uninject
+from tests.documents import read_documents
 
 SHOP = """\
 apiVersion: v1
@@ -46,7 +46,7 @@ spec: {hostNetwork: true, containers: [{name: a, image: a}]}
 
 
 def load(text: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(text))
+    return read_documents(text)
 
 
 def test_objects_go_out_in_order_with_proxies_and_what_was_done_is_said(

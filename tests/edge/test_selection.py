@@ -135,3 +135,23 @@ async def test_of_pods_only_the_metadata_is_asked_for(server: ApiServer, client:
         put_pod(server, "web-2", app="web")
         event = await anext(events)
     assert set(event["object"]) == {"apiVersion", "kind", "metadata"}
+
+
+async def test_it_ends_when_asked_to_while_it_lays_down_the_lead(server: ApiServer, client: Client) -> None:
+    """An operator that ends does both at once."""
+    leads, ends = True, [lambda: task.cancel()]
+
+    def is_leading() -> bool:
+        if not leads and ends:
+            asyncio.get_running_loop().call_soon(ends.pop())
+        return leads
+
+    heard, web = Heard(), make_server()
+    selection = Selection(client=client, is_leading=is_leading, tell=heard.tell, timing=FAST, seconds=0.02)
+    task: asyncio.Task[None] = asyncio.create_task(selection.run())
+    selection.put({web.ref: web})
+    await server.eventually(lambda: heard.now == {"web": [NOBODY]})
+    leads = False
+    done, _ = await asyncio.wait((task,), timeout=60)
+    assert done == {task}
+    assert task.cancelled()

@@ -46,7 +46,7 @@ async def curl(*words: str) -> str:
     return out.decode()
 
 
-async def call(endpoint: Endpoint, message: bytes = b"", seconds: float = 5) -> bytes:
+async def call(endpoint: Endpoint, message: bytes = b"", seconds: float = 60) -> bytes:
     async with grpc.aio.insecure_channel(f"{endpoint.address}:{endpoint.port}") as channel:
         method = channel.unary_unary("/pay.v1.Payments/Charge", request_serializer=bytes, response_deserializer=bytes)
         return bytes(await method(message, timeout=seconds))
@@ -139,7 +139,7 @@ async def test_a_stand_in_that_is_no_longer_wanted_is_gone_with_its_connections(
 
     with pytest.raises(ConnectionError):
         await asyncio.open_connection(endpoint.address, endpoint.port)
-    await asyncio.wait_for(reader.read(), timeout=5)
+    await asyncio.wait_for(reader.read(), timeout=60)
     assert reader.at_eof()
     writer.close()
 

@@ -156,7 +156,7 @@ async def test_what_was_believed_stays_for_a_while_beside_what_is_new(cluster: A
     await certificate.look()
     found = [fingerprints(base64.b64decode(each["data"]["ca.crt"])) for each in (second, first)]
     assert fingerprints(read_bundle(cluster)) == [each for pem in found for each in pem]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             await certificate.look()
             if read_bundle(cluster) == base64.b64decode(second["data"]["ca.crt"]):

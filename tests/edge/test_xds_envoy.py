@@ -89,7 +89,7 @@ async def test_grpc_and_bytes_reach_the_service_they_were_meant_for(mesh: Mesh, 
         async with mesh.serve(), mesh.proxy():
             assert await call_grpc(mesh.doors[WEB_AT]) == (grpc.StatusCode.OK, "a")
             reader, writer = await asyncio.open_connection("127.0.0.1", mesh.doors["10.96.0.12:5432"])
-            assert await asyncio.wait_for(reader.read(), 10) == b"database"
+            assert await asyncio.wait_for(reader.read(), 60) == b"database"
             writer.close()
     assert [request.protocol for request in a.requests] == ["HTTP/2"]
 

@@ -146,7 +146,7 @@ async def test_what_is_gone_lingers_and_may_come_back(client: Client, hub: Hub, 
     hub.touch({ROUTES: ["a"]})
     client.stream.wake.clear()
     assert client.got() == []
-    await asyncio.wait_for(client.stream.wake.wait(), 5)
+    await asyncio.wait_for(client.stream.wake.wait(), 60)
     assert client.got() == [(ROUTES, [], ["a"])]
 
 

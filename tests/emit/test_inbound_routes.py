@@ -47,6 +47,7 @@ def test_without_policy_there_is_one_route_for_everybody() -> None:
             "srv_name": "all-unauthenticated",
             "route_kind": "default",
             "route_name": "default",
+            "srv_route": "default/all-unauthenticated/default/default",
         }
     }
 
@@ -105,6 +106,7 @@ def test_routes_stand_in_the_order_given_and_end_in_not_found() -> None:
         "route_kind": "httproute",
         "route_namespace": "shop",
         "route_name": "paths",
+        "srv_route": "server/web/httproute/paths",
     }
     assert [(route["match"], route["direct_response"]) for route in others] == [
         ({"prefix": "/", "grpc": {}}, {"status": 404}),

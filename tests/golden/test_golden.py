@@ -21,6 +21,7 @@ from meshwright.model.desired import Condition, Desired, LimitStatus, Status
 from meshwright.model.ref import Kind, Ref
 from meshwright.parse.kinds import parse_object
 from meshwright.pipeline import compile_all
+from tests.documents import read_documents
 
 HERE = Path(__file__).parent
 CASES = sorted(path.name for path in HERE.iterdir() if path.is_dir() and not path.name.startswith("__"))
@@ -31,7 +32,7 @@ _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 
 
 def compile_case(case: str) -> Desired:
-    raws = [raw for raw in yaml.safe_load_all((HERE / case / "input.yaml").read_text()) if raw is not None]
+    raws = [raw for raw in read_documents((HERE / case / "input.yaml").read_text()) if raw is not None]
     parsed = [parse_object(raw) for raw in raws]
     return compile_all({value.ref: value for value in parsed if value is not None}, Config())
 

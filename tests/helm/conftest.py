@@ -1,16 +1,18 @@
 """Real helm, as pinned for the test cluster, and what it renders."""
 
+import copy
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from e2e.cluster.places import find_places
 from e2e.cluster.wheels import install_clients
+from tests.documents import read_documents
 
 Json = dict[str, Any]
 CHARTS = Path(__file__).parents[2] / "helm"
@@ -31,10 +33,20 @@ class Helm:
     def render(
         self, *sets: str, chart: str = "meshwright", release: str = "mw", namespace: str = "mesh"
     ) -> tuple[Json, ...]:
-        """Return the objects that the chart makes. ``sets``: arguments of ``--set-json``."""
+        """Return the objects that the chart makes. ``sets``: arguments of ``--set-json``. Helm runs once for each."""
+        return copy.deepcopy(self._rendered(sets, chart, release, namespace))
+
+    def render_anew(self, *sets: str) -> tuple[Json, ...]:
+        return self._render(sets, "meshwright", "mw", "mesh")
+
+    @cache  # noqa: B019 - it lives as long as the tests
+    def _rendered(self, sets: tuple[str, ...], chart: str, release: str, namespace: str) -> tuple[Json, ...]:
+        return self._render(sets, chart, release, namespace)
+
+    def _render(self, sets: tuple[str, ...], chart: str, release: str, namespace: str) -> tuple[Json, ...]:
         done = self.run("template", release, str(CHARTS / chart), "--namespace", namespace, *as_options(sets))
         assert done.returncode == 0, done.stderr
-        return tuple(raw for raw in yaml.safe_load_all(done.stdout) if raw)
+        return tuple(raw for raw in read_documents(done.stdout) if raw)
 
     def refusal(self, *sets: str, chart: str = "meshwright") -> str:
         """Return what helm says when it refuses these values."""

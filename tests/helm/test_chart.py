@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
-import yaml
 
 from meshwright.edge.injection import inject_object
 from meshwright.model.units import Namespace
+from tests.documents import read_document
 from tests.emit.made_pods import SETTINGS, make_template
 from tests.helm.conftest import CHARTS, Helm, Json, as_options, of_kind
 
@@ -243,10 +243,10 @@ def test_a_switch_brings_its_kinds_and_nothing_else(helm: Helm, switch: str, kin
     assert {kind for kind, _ in on - off} == kinds
 
 
-def expand(relabeling: Json, text: str) -> str:
-    """Return what Prometheus makes of a label's value."""
-    found = re.fullmatch(relabeling["regex"], text)
-    assert found is not None
+def expand(relabeling: Json, text: str) -> str | None:
+    """Return what Prometheus makes of a label's value, ``None`` for nothing."""
+    if (found := re.fullmatch(relabeling["regex"], text)) is None:
+        return None
     return found.expand(relabeling["replacement"].replace("$", "\\"))
 
 
@@ -259,10 +259,16 @@ def test_proxies_are_scraped_at_the_port_that_injection_names_and_under_known_na
     proxy = next(each for each in injected["spec"]["initContainers"] if each["name"] == "meshwright-proxy")
     assert endpoint["port"] in {port["name"] for port in proxy["ports"]}
     assert spec["selector"]["matchLabels"].keys() <= injected["metadata"]["labels"].keys()
-    rename, *parts = endpoint["metricRelabelings"]
+    rename, *of_route, of_client, kind, name = endpoint["metricRelabelings"]
+    parts = (kind, name)
     for authz in ("~default/audit", "default/audit"):
         assert [expand(part, authz) for part in parts] == ["default", "audit"]
     assert [expand(part, "authorizationpolicy/shop/web") for part in parts] == ["authorizationpolicy", "shop/web"]
+    for counted in ("server/web/httproute/paths", "default/audit/default/probe"):
+        assert [expand(part, counted) for part in of_route] == counted.split("/")
+    assert [expand(part, "server/web//") for part in of_route] == ["server", "web", None, None]
+    assert [part["targetLabel"] for part in of_route] == ["srv_kind", "srv_name", "route_kind", "route_name"]
+    assert (of_client["targetLabel"], expand(of_client, "-"), expand(of_client, "")) == ("tls", "true", None)
     assert expand(rename, "envoy_inbound_http_authz_allow_total") == "inbound_http_authz_allow_total"
     assert re.fullmatch(rename["regex"], "envoy_cluster_upstream_rq_total") is None
 
@@ -371,7 +377,7 @@ def test_the_chart_can_be_part_of_another(helm: Helm) -> None:
 
 @pytest.mark.parametrize("chart", ["meshwright", "meshwright-crds"])
 def test_the_readme_lists_every_value_with_its_default(chart: str) -> None:
-    values = leaves(yaml.safe_load((CHARTS / chart / "values.yaml").read_text()))
+    values = leaves(read_document((CHARTS / chart / "values.yaml").read_text()))
     alike = {
         f"{process}.{path.partition('.')[2]}"
         for process in ("xds", "webhook")
@@ -383,7 +389,7 @@ def test_the_readme_lists_every_value_with_its_default(chart: str) -> None:
     listed = dict(
         re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", (CHARTS / chart / "README.md").read_text(), re.MULTILINE)
     )
-    assert {path: yaml.safe_load(text) for path, text in listed.items()} == {
+    assert {path: read_document(text) for path, text in listed.items()} == {
         path: value
         for path, value in values.items()
         if path not in alike or value != values[f"operator.{path.partition('.')[2]}"]
@@ -448,6 +454,6 @@ def _names(rule: Json) -> list[Any]:
 
 
 def test_without_a_tag_the_image_is_the_applications_version(helm: Helm) -> None:
-    version = yaml.safe_load((CHARTS / "meshwright" / "Chart.yaml").read_text())["appVersion"]
+    version = read_document((CHARTS / "meshwright" / "Chart.yaml").read_text())["appVersion"]
     for spec in pods(helm.render('image.tag=""')).values():
         assert spec["containers"][0]["image"] == f"localhost/meshwright:{version}"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from meshwright.edge.resources import RESOURCES
 from meshwright.model.group import HeartbeatLoss, IdentityScope, JoinMode, Reachability, RegistrationPolicy
@@ -13,6 +12,7 @@ from meshwright.model.policy import AccessPolicy, ProxyProtocol
 from meshwright.model.ref import Kind
 from meshwright.parse.kinds import KINDS, KindRow, parse_object
 from meshwright.parse.registration import FIELDS
+from tests.documents import read_document
 from tests.helm.conftest import CHARTS, Helm, Json
 
 DEFINITIONS = CHARTS.parent / "crds"
@@ -27,7 +27,7 @@ def test_the_chart_holds_the_definitions_byte_for_byte() -> None:
 
 
 def test_a_definition_outlives_the_chart_unless_told_otherwise(helm: Helm) -> None:
-    plain = [yaml.safe_load(file.read_text()) for file in sorted(DEFINITIONS.glob("*.yaml"))]
+    plain = [read_document(file.read_text()) for file in sorted(DEFINITIONS.glob("*.yaml"))]
     keep = {"annotations": {"helm.sh/resource-policy": "keep"}}
     kept = [{**raw, "metadata": {**raw["metadata"], **keep}} for raw in plain]
     assert sorted(helm.render(chart="meshwright-crds"), key=name_of) == kept
@@ -52,7 +52,7 @@ def test_a_cluster_that_has_the_definitions_can_do_without(helm: Helm) -> None:
 
 @pytest.fixture(scope="module")
 def workloads() -> Json:
-    raw: Json = yaml.safe_load(WORKLOADS.read_text())
+    raw: Json = read_document(WORKLOADS.read_text())
     return raw
 
 
@@ -141,7 +141,7 @@ COLUMNS = {
 
 
 def read_policy(row: KindRow) -> Json:
-    raw: Json = yaml.safe_load((DEFINITIONS / f"{row.plural}.policy.linkerd.io.yaml").read_text())
+    raw: Json = read_document((DEFINITIONS / f"{row.plural}.policy.linkerd.io.yaml").read_text())
     return raw
 
 
@@ -206,7 +206,7 @@ POLICIES = DEFINITIONS / "registrationpolicies.meshwright.dev.yaml"
 def test_the_kinds_that_machines_join_by_are_served_in_the_version_that_we_read(
     file: Path, kind: Kind, has_status: bool, columns: list[str]
 ) -> None:
-    raw = yaml.safe_load(file.read_text())
+    raw = read_document(file.read_text())
     spec, row = raw["spec"], KINDS[kind]
     assert raw["metadata"]["name"] == f"{row.plural}.{kind.group}"
     assert (spec["group"], spec["names"]["kind"], spec["scope"]) == (kind.group, kind.word, "Namespaced")
@@ -222,7 +222,7 @@ def test_the_kinds_that_machines_join_by_are_served_in_the_version_that_we_read(
 
 
 def test_what_a_group_says_besides_is_kept() -> None:
-    (version,) = yaml.safe_load(GROUPS.read_text())["spec"]["versions"]
+    (version,) = read_document(GROUPS.read_text())["spec"]["versions"]
     spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
     strict = [part for part in parts(spec) if part.get("type") == "object" and "additionalProperties" not in part]
     assert all(part.get("x-kubernetes-preserve-unknown-fields") for part in strict)
@@ -231,7 +231,7 @@ def test_what_a_group_says_besides_is_kept() -> None:
 
 
 def test_the_schema_of_policies_has_the_fields_the_words_and_the_bounds_of_parsing() -> None:
-    (version,) = yaml.safe_load(POLICIES.read_text())["spec"]["versions"]
+    (version,) = read_document(POLICIES.read_text())["spec"]["versions"]
     spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
     fields = spec["properties"]
     assert {name: tuple(field.get("properties", ())) for name, field in fields.items()} == {

@@ -203,7 +203,7 @@ def test_the_webhook_reads_what_the_chart_says_of_proxies(helm: Helm, tmp_path_f
 
 def test_other_defaults_make_other_pods_of_the_webhook(helm: Helm) -> None:
     def annotations(*sets: str) -> Json:
-        template = of_kind(helm.render(*sets), "Deployment")["meshwright-webhook"]["spec"]["template"]
+        template = of_kind(helm.render_anew(*sets), "Deployment")["meshwright-webhook"]["spec"]["template"]
         found: Json = template["metadata"]["annotations"]
         return found
 

@@ -130,6 +130,11 @@ LABELS = {
     [
         ("inbound_http_authz_allow_total", {}, "audit"),
         (
+            "inbound_http_authz_allow_total",
+            {"srv_kind": "", "srv_name": "", "srv_route": "server/web-http/default/probe"},
+            "audit",
+        ),
+        (
             "inbound_tcp_authz_allow_total",
             {"authz": "authorizationpolicy/shop/clients"},
             "authorizationpolicy/shop/clients",

@@ -258,7 +258,7 @@ async def observe(target: Target, anchor: Pair, folder: Path, leaves: Leaves) ->
             return [json.loads(line) for line in lines]
 
         with contextlib.suppress(AssertionError):
-            await eventually(look, lambda lines: len(lines) >= wanted, seconds=3.0)
+            await eventually(look, lambda lines: len(lines) >= wanted, seconds=20.0)
         await asyncio.sleep(0.15)  # whatever should not be there would be by now
         page = await fetch(envoy.admin_port, "/stats/prometheus")
         counted = [
@@ -281,12 +281,9 @@ async def main(files: list[str]) -> None:
             targets.append(Target(number=len(targets) + 1, table=table, world=world, key=(Namespace(namespace), name)))
     callers = {row.caller["address"] for target in targets for row in target.rows}
     own = {address for target in targets for address in (target.v4, target.v6)}
-    run("ip link set lo up")
-    for address in sorted(callers | own):
-        if ip_address(address).is_loopback:
-            continue
-        family, length = ("-6", 128) if ":" in address else ("-4", 32)
-        run(f"ip {family} address add {address}/{length} dev lo")
+    addresses = [address for address in sorted(callers | own) if not ip_address(address).is_loopback]
+    more = (f"address add {address}/{128 if ':' in address else 32} dev lo" for address in addresses)
+    run("ip -batch -", told=("link set lo up", *more))
     anchor = make_anchor()
     with tempfile.TemporaryDirectory(prefix="enforced-") as name:
         os.chmod(name, 0o755)

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tests.documents import read_documents
 
 Raw = dict[str, Any]
 
@@ -65,7 +65,7 @@ class Table:
 
 @cache
 def load(file: str) -> Table:
-    head, *documents = yaml.safe_load_all((FOLDER / f"{file}.yaml").read_text())
+    head, *documents = read_documents((FOLDER / f"{file}.yaml").read_text())
     objects = tuple(each for raw in documents for each in raw.get("items", [raw]))
     kinds = {
         (each["metadata"]["namespace"], each["metadata"]["name"]): str(each["kind"])

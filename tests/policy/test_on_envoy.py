@@ -82,14 +82,14 @@ ANYBODY = "default/all-unauthenticated"
 
 
 def count_of(line: Mapping[str, Any]) -> tuple[object, ...]:
-    is_routed = line.get("route_kind", "default") not in ("", "default")
+    kind, name, route_kind, route = line.get("srv_route", "///").split("/")
     by = line.get("authz", "").removeprefix("~")
     return (
         line["name"].split("_")[-2],
         int(line["srv_port"]),
-        line["srv_kind"],
-        line["srv_name"],
-        line["route_name"] if is_routed else None,
+        line.get("srv_kind", kind),
+        line.get("srv_name", name),
+        route if route_kind not in ("", "default") else None,
         by,
         "" if by == ANYBODY else line.get("client_id", "").removeprefix("-"),
     )

@@ -1,7 +1,6 @@
 """How log lines look: text for people, or one JSON object a line."""
 
 import logging
-import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -31,8 +30,9 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def set_up_logs(*, style: LogFormat, level: str, stream: TextIO = sys.stderr) -> None:
-    """Send all logs to ``stream``, and keep kopf's to what matters: it has a line for each event."""
+def set_up_logs(*, style: LogFormat, level: str, stream: TextIO | None = None) -> None:
+    """Send all logs to ``stream``, standard error if ``None``, and keep kopf's to what matters: it has a line for each
+    event."""
     handler = logging.StreamHandler(stream)
     if style == "json":
         handler.setFormatter(JsonFormatter())

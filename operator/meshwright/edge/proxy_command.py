@@ -48,12 +48,13 @@ stop() {
     trap 'kill -s TERM "$envoy"' TERM INT
     [ -n "$drain" ] || kill -s TERM "$envoy"
     is_asked=1
-    [ -z "$task" ] || kill "$task" 2>/dev/null
+    [ -z "$task" ] || kill -s KILL "$task" 2>/dev/null
 }
 trap stop TERM INT
 
-# A child that ends wakes us: whatever else we wait for is ended then, and looked at again.
-trap '[ -z "$task" ] || kill "$task" 2>/dev/null' CHLD
+# A child that ends wakes us: whatever else we wait for is ended then, and looked at again. One that was forked just now
+# still has our traps, and would take no notice of TERM.
+trap '[ -z "$task" ] || kill -s KILL "$task" 2>/dev/null' CHLD
 
 is_alive() {
     jobs -p >/dev/null # or those that ended unseen would seem to live
@@ -70,6 +71,7 @@ await() {
     while is_alive "$envoy" && is_alive "$task"; do wait "$task" 2>/dev/null; done
     task=''
     is_alive "$envoy" && return
+    kill -s KILL "$1" 2>/dev/null # seen before the trap could: it would stay behind
     wait "$envoy"
     exit $?
 }

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 
@@ -121,11 +120,13 @@ class Selection:
         if self._following is None:
             return
         task, self._following, self._reflector = self._following, None, None
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
         self._pods.clear()
         self._dirty.update(self._servers, (ref.namespace for ref in self._found))
+        task.cancel()
+        # Not `await task`: its cancellation could not be told from one of whoever waits here, which must not be lost.
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
 
     def _put_pod(self, ref: Ref, raw: Json | None) -> None:
         pods = self._pods[ref.namespace]

@@ -127,6 +127,9 @@ def emit_inbound_http(
             "rds": {"route_config_name": INBOUND_ROUTES, "config_source": ADS_AND_WAIT},
         },
         filters=(emit_refusing_filter(), emit_rate_limit_filter()),
+        # What answers there are, and how long they take, is counted for all requests that come; a second time for all
+        # that go on to the application, several counters each, costs as much as judging them.
+        dynamic_stats=False,
     )
 
 
@@ -150,10 +153,13 @@ def emit_inbound_bytes(held: Held, *, has_tls: bool) -> list[Json]:
     ]
 
 
-def emit_hcm(stat_prefix: str, routing: Json, *, filters: Iterable[Json]) -> Json:
+def emit_hcm(stat_prefix: str, routing: Json, *, filters: Iterable[Json], dynamic_stats: bool = True) -> Json:
     """Return an HTTP filter that passes users' traffic on as it came: no header of Envoy's own, WebSockets, HTTP/1.0.
 
-    Source: Envoy ``api/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto``.
+    ``dynamic_stats``: count answers by status, and their time, for each cluster.
+
+    Source: Envoy ``api/envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto``,
+    ``api/envoy/extensions/filters/http/router/v3/router.proto``.
     """
     return extension(
         HCM_FILTER,
@@ -166,6 +172,7 @@ def emit_hcm(stat_prefix: str, routing: Json, *, filters: Iterable[Json]) -> Jso
                 "envoy.filters.http.router",
                 "envoy.extensions.filters.http.router.v3.Router",
                 suppress_envoy_headers=True,
+                **({} if dynamic_stats else {"dynamic_stats": False}),
             ),
         ],
         http_protocol_options={"accept_http_10": True},

@@ -10,7 +10,7 @@ from meshwright.emit.filters import emit_header_changes, emit_redirect_route
 from meshwright.emit.held import ROUTE_KINDS, Held, describe, find_held, find_rest
 from meshwright.emit.matches import emit_grpc_match, emit_http_match, quote
 from meshwright.emit.names import INBOUND, INBOUND_ROUTES, PORT_HEADER
-from meshwright.emit.policy_log import METADATA
+from meshwright.emit.policy_log import COUNTED, METADATA
 from meshwright.emit.rate_limit import emit_no_rate_limit, emit_rate_limit
 from meshwright.emit.rbac import emit_not_found_rbac, emit_route_rbac, emit_rules
 from meshwright.model.access import authorize_probes
@@ -141,4 +141,6 @@ def _emit_hostnames(hostnames: tuple[str, ...]) -> Json:
 
 
 def _metadata(held: Held, labels: Json) -> Json:
-    return {"filter_metadata": {METADATA: {**held.labels, **labels}}}
+    known = {**held.labels, **labels}
+    counted = "/".join(known.get(label, "") for label in ("srv_kind", "srv_name", "route_kind", "route_name"))
+    return {"filter_metadata": {METADATA: {**known, COUNTED: counted}}}

@@ -26,8 +26,12 @@ _MAX_LENGTH = 500
 
 _SERVER = ("srv_group", "srv_kind", "srv_namespace", "srv_name")
 _ROUTE = ("route_group", "route_kind", "route_namespace", "route_name")
-_COUNTED = ("srv_kind", "srv_name", "route_kind", "route_name")
-"""What counters tell apart: every label costs every request. The namespace is the pod's own."""
+_COUNTED = ("srv_kind", "srv_name")
+"""What counters of connections tell apart. The namespace is the pod's own."""
+
+COUNTED = "srv_route"
+"""The same of requests, whose Server and route are one label, kinds and names with slashes between: every label costs
+every request as much as choosing its route does. Whoever reads the counters can take it apart, once."""
 
 _CLIENT_ID = "%DOWNSTREAM_PEER_DNS_SAN%"
 _PORT = "%DOWNSTREAM_LOCAL_PORT%"
@@ -50,7 +54,7 @@ def emit_http_policy_logs(*, has_tls: bool) -> list[Json]:
         "path": f"%PATH(NQ):{_MAX_LENGTH}%",
         "host": f"%REQ(:AUTHORITY):{_MAX_LENGTH}%",
     }
-    tags = {**{label: _of_route(label) for label in _COUNTED}, "srv_port": _PORT}
+    tags = {COUNTED: _of_route(COUNTED), "srv_port": _PORT}
     client = _client_tags(has_tls=has_tls)
     return [
         _line(_all_of(denied, _BOUNDED), "Request denied", "denied", line),
@@ -137,7 +141,8 @@ def _client(*, has_tls: bool) -> dict[str, str]:
 
 
 def _client_tags(*, has_tls: bool) -> dict[str, str]:
-    return {"tls": "true", "client_id": _CLIENT_ID} if has_tls else {"tls": "disabled"}
+    """Return who calls. Where there is a ``client_id``, be it ``-`` for one without a DNS name, there is TLS."""
+    return {"client_id": _CLIENT_ID} if has_tls else {"tls": "disabled"}
 
 
 def _of_route(key: str) -> str:
@@ -145,8 +150,7 @@ def _of_route(key: str) -> str:
 
 
 _HTTP_AUTHZ = {"authz": f"%DYNAMIC_METADATA({HTTP_RBAC}:enforced_effective_policy_id)%"}
-"""Kind, namespace and name in one label: to take them apart, for every request, would cost as much again as all else
-that the proxy does for it. Whoever reads the counters can, once."""
+"""Kind, namespace and name in one label, too."""
 
 
 def _http_metadata(key: str, value: str) -> Json:

@@ -17,6 +17,8 @@ COUNTERS = {
     "inbound_tcp_authz_deny_total": (False, True),
 }
 """The counters that are read: of HTTP or not, of refusals or not."""
+_COUNTED = ("srv_kind", "srv_name", "route_kind", "route_name")
+"""What counters of requests have in one label, with slashes between."""
 
 
 def parse_line(text: str, pod: Ref, trust: TrustDomain) -> Observed | None:
@@ -66,6 +68,8 @@ def parse_counter(name: str, labels: Mapping[str, str], value: float, pod: Ref, 
 
 
 def _read_called(labels: Mapping[str, str], namespace: Namespace, port: Port) -> Called:
+    if (counted := labels.get("srv_route", "")).count("/") == len(_COUNTED) - 1:
+        labels = {**labels, **dict(zip(_COUNTED, counted.split("/"), strict=True))}
     is_server = labels.get("srv_kind") == "server"
     has_route = labels.get("route_kind", "default") not in ("", "default")
     name = labels.get("srv_name", "")

@@ -15,13 +15,13 @@ from typing import Any
 from meshwright.edge.agent.disk import read_json
 from meshwright.edge.agent.settings import Places
 from meshwright.edge.agent.standing import ask_standing
-from tests.edge.agent.nursery import NURSERY, Child
+from tests.edge.agent.nursery import ENVIRONMENT, NURSERY, Child
 from tests.edge.agent.office import TOKEN
 from tests.envoy import free_port
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = Path(__file__).parent / "stand_in.py"
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
@@ -77,7 +77,7 @@ class Machine:
             self.program = subprocess.Popen(
                 words,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(("operator", ".")), **self.environment},
+                env={**ENVIRONMENT, **self.environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -18,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 TREE = Path(__file__).parents[3]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(("operator", ".")),
+    # The stand-in for Envoy asks for `python3`: this one, and not a script of a version manager's that looks for one.
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+"""What agents are started with."""
 
 
 class Child:
@@ -71,7 +78,7 @@ class Nursery:
             self._program = subprocess.Popen(
                 (sys.executable, "-m", "tests.edge.agent.nursery"),
                 cwd=TREE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(("operator", "."))},
+                env=ENVIRONMENT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
@@ -125,7 +132,8 @@ def main() -> None:
     import meshwright.cli
     import meshwright.edge.agent.leaving
     import meshwright.edge.agent.resident
-    import meshwright.edge.agent_command  # noqa: F401
+    import meshwright.edge.agent_command
+    import meshwright.edge.logs  # noqa: F401
 
     gc.collect()
     gc.freeze()

@@ -103,7 +103,7 @@ class Office:
 
     def await_call(self, word: str, is_it: Callable[[Call], bool] = lambda call: True, *, after: int = 0) -> Call:
         """Return the first call of a kind, after so many calls of any kind, that is one, once it was made."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         with self.changed:
             while True:
                 for call in self.calls[after:]:

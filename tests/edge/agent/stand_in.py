@@ -5,14 +5,16 @@ It reads its bootstrap as Envoy does, and will not begin without its certificate
 keeps it from being ready, a file `refused` from listening: it says why.
 """
 
-import json
-import socket
 import sys
-from pathlib import Path
 
 if "--version" in sys.argv:
     print("envoy  version: 0123456789abcdef/1.40.0/Clean/RELEASE/BoringSSL")
-    sys.exit(0)
+    sys.exit(0)  # at once: every agent asks for it, and what is imported below takes as long again
+
+import json
+import socket
+from pathlib import Path
+
 path = Path(sys.argv[sys.argv.index("-c") + 1])
 bootstrap = json.loads(path.read_text())
 document = json.loads((path.parent / "identity.json").read_text())

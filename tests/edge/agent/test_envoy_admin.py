@@ -56,7 +56,7 @@ def envoy(folder: Path, *flags: str, **bootstrap: Any) -> Iterator[str]:
 
 
 def await_look(look: Callable[[], Any], is_it: Callable[[Any], bool]) -> Any:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not is_it(found := look()):
         assert time.monotonic() < end, found
         time.sleep(0.02)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from meshwright.edge.check.inquiry import CERTIFICATES, DEPLOYMENTS, NAMESPACES, SECRETS, Inquiry
 from meshwright.edge.check.kubernetes import MIN_VERSION
@@ -12,6 +11,7 @@ from meshwright.edge.check.outcome import STAGES, Group, Level, Result, Stage
 from meshwright.edge.check.pre import CREATED, CREATED_BY_CERT_MANAGER
 from meshwright.edge.check.table import CHECKS, Patience, run_checks
 from meshwright.edge.client import Client
+from tests.documents import read_document
 from tests.edge.check.installation import Installation
 
 ROOT = Path(__file__).parents[3]
@@ -191,7 +191,7 @@ async def test_whatever_the_api_server_refuses_is_a_finding_and_never_a_crash(
 
 
 def test_the_oldest_kubernetes_is_the_charts() -> None:
-    chart = yaml.safe_load((ROOT / "helm/meshwright/Chart.yaml").read_text())
+    chart = read_document((ROOT / "helm/meshwright/Chart.yaml").read_text())
     assert chart["kubeVersion"] == ">={}.{}.0-0".format(*MIN_VERSION)
 
 

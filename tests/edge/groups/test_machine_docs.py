@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import yaml
-
 from meshwright.model.enrollment import STATUS_OF, Turned
+from tests.documents import read_document
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/external-machines.md").read_text()
@@ -20,7 +19,7 @@ def test_every_reason_for_turning_a_machine_away_is_in_the_row_of_its_status() -
 
 
 def test_every_field_of_a_registration_policy_is_in_the_table_and_no_other() -> None:
-    crd = yaml.safe_load((ROOT / "crds/registrationpolicies.meshwright.dev.yaml").read_text())
+    crd = read_document((ROOT / "crds/registrationpolicies.meshwright.dev.yaml").read_text())
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     nested = {"clientCertificate", "limits", "timers"}
     fields = {name for name in spec if name not in nested} | {

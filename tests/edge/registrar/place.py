@@ -76,8 +76,8 @@ def make_beat(seq: int = 1, **more: Any) -> dict[str, Any]:
 
 
 async def eventually(what: Callable[[], object]) -> None:
-    """Return as soon as ``what`` is so; it has 10 seconds."""
-    async with asyncio.timeout(10):
+    """Return as soon as ``what`` is so; it has a minute."""
+    async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
@@ -324,7 +324,7 @@ def in_thread(**more: Any) -> Iterator[tuple[Place, asyncio.AbstractEventLoop]]:
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert started.wait(10)
+        assert started.wait(60)
         yield found[0]
     finally:
         if found:

@@ -77,7 +77,7 @@ def contexts(place: Place) -> dict[bool, ssl.SSLContext]:
 
 def send(place: Place, context: ssl.SSLContext, sent: bytes) -> bytes:
     """Return all that is answered until nothing more comes."""
-    connection = socket.create_connection(("127.0.0.1", place.port), timeout=10, source_address=(next(SOURCES), 0))
+    connection = socket.create_connection(("127.0.0.1", place.port), timeout=60, source_address=(next(SOURCES), 0))
     answer = b""
     with connection, context.wrap_socket(connection, server_hostname="localhost") as secured:
         try:
@@ -112,7 +112,7 @@ def test_bytes_that_are_no_http(
 @given(sent=st.binary(min_size=1, max_size=600))
 def test_bytes_that_are_no_tls(sent: bytes, place: Place, contexts: dict[bool, ssl.SSLContext]) -> None:
     source = (next(SOURCES), 0)
-    with socket.create_connection(("127.0.0.1", place.port), timeout=10, source_address=source) as connection:
+    with socket.create_connection(("127.0.0.1", place.port), timeout=60, source_address=source) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         try:

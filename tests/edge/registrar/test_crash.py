@@ -57,7 +57,7 @@ async def be_cut(server: ApiServer, folder: Path, cut: Cut) -> bool:
             def is_done() -> bool:
                 return list(ready(server).values()) == ["True Ready"] and not len(desk.registrar.outbox)
 
-            await asyncio.wait_for(persist(vm, token, lambda: cut.happened.is_set() or is_done()), 10)
+            await asyncio.wait_for(persist(vm, token, lambda: cut.happened.is_set() or is_done()), 60)
             await vm.hang_up()
             await desk.die()
         server.cut = None
@@ -65,7 +65,7 @@ async def be_cut(server: ApiServer, folder: Path, cut: Cut) -> bool:
             desks.append(desk)
             await desk.wait_leading(server)
             beats = vm.seq
-            await asyncio.wait_for(persist(vm, token, lambda: vm.seq > beats + 1 and is_done()), 10)
+            await asyncio.wait_for(persist(vm, token, lambda: vm.seq > beats + 1 and is_done()), 60)
             await vm.hang_up()
         (raw,) = workloads(server)
         assert raw["spec"]["meshTLS"]["identity"] == f"spiffe://cluster.local/ns/shop/external/ledger/{vm.machine.uid}"

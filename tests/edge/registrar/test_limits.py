@@ -116,7 +116,7 @@ async def secured(
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:
     with suppress(ConnectionError, ssl.SSLError):
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 60)
     return b""
 
 
@@ -307,8 +307,8 @@ async def test_connections_that_end_anyhow_leave_nothing_behind(place: Place) ->
     door = place.server._door
     assert door is not None
     await eventually(lambda: not (door._guests or door._anonymous or door._shaking))
-    gc.collect()
-    assert len(place.server._callers) == 0
+    # A connection that is gone from there is still known to what handles its request, until that has ended, too.
+    await eventually(lambda: gc.collect() >= 0 and not place.server._callers)
     assert (await place.call(machine, "POST", "beat", make_beat())).status == 200
 
 

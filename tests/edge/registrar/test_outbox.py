@@ -38,7 +38,7 @@ class Case:
         self.written.put_nowait(ref)
 
     async def next(self) -> Ref:
-        return await asyncio.wait_for(self.written.get(), 5)
+        return await asyncio.wait_for(self.written.get(), 60)
 
 
 async def test_a_closed_one_takes_nothing() -> None:

@@ -356,7 +356,7 @@ async def test_who_has_the_newest_config_waits_and_is_woken_by_news(place: Place
     annotations = (("config.linkerd.io/skip-inbound-ports", "22"),)
     place.registry.put_group(LEDGER, make_group(annotations=annotations, generation=2))
     place.server.news(LEDGER)
-    answer = await asyncio.wait_for(waiting, 10)
+    answer = await asyncio.wait_for(waiting, 60)
     assert (answer.status, answer.body["skipInboundPorts"]) == (200, "22")
     assert answer.body["hash"] != config["hash"]
     assert answer.body["bundleHash"] == config["bundleHash"]
@@ -381,7 +381,7 @@ async def test_other_anchors_other_rules_and_another_probe_are_news(place: Place
         waiting = asyncio.create_task(place.call(machine, "GET", path))
         await eventually(lambda: place.count("waiting") == 1)
         change()
-        answer = await asyncio.wait_for(waiting, 10)
+        answer = await asyncio.wait_for(waiting, 60)
         assert answer.status == 200, change
         assert answer.body != config
 
@@ -393,7 +393,7 @@ async def test_who_waits_is_sent_away_when_another_replica_leads(place: Place, m
     await eventually(lambda: place.count("waiting") == 1)
     place.state.is_leading = False
     place.server.news()
-    assert (await asyncio.wait_for(waiting, 10)).told == (503, "NotLeader")
+    assert (await asyncio.wait_for(waiting, 60)).told == (503, "NotLeader")
 
 
 async def test_who_gives_up_waiting_is_forgotten(place: Place, machine: Machine) -> None:
