@@ -236,6 +236,10 @@ class Envoy:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def log_lines(self) -> list[str]:
+        """Return the lines of its log that are whole: it may be writing the last one."""
+        return self.log().rpartition("\n")[0].splitlines()
+
     def rss_mib(self) -> float:
         """Return how much memory it holds."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

@@ -581,7 +581,7 @@ async def main() -> None:
         await callers["nobody"].get(8001, "/last?secret=1")
 
         async def look() -> list[str]:
-            return [line for line in envoy.log().splitlines() if line.startswith("{")]
+            return [line for line in envoy.log_lines() if line.startswith("{")]
 
         lines = await eventually(look, lambda found: any('"/last"' in line for line in found))
         seen["lines"] = [json.loads(line) for line in lines]

@@ -269,7 +269,7 @@ async def written(net: Net) -> dict[str, Any]:
 
     async def look(place: Place) -> list[str]:
         assert place.envoy is not None
-        return [line for line in place.envoy.log().splitlines() if "a.example" in line or line.startswith("{")]
+        return [line for line in place.envoy.log_lines() if "a.example" in line or line.startswith("{")]
 
     json_place, apache_place, silent = logged.values()
     lines = await eventually(lambda: look(json_place), lambda found: len(found) == 2)

@@ -52,8 +52,8 @@ def holder(server: ApiServer) -> str:
 
 async def test_the_first_holds_it_the_second_gets_it_when_it_is_released(server: ApiServer, tmp_path: Path) -> None:
     async with wanting(server, tmp_path, "one") as (one, told_one):
-        await server.eventually(one.may_write)
-        assert told_one == [True]
+        await server.eventually(lambda: told_one == [True])
+        assert one.may_write()
         async with wanting(server, tmp_path, "two") as (two, told_two):
             seen = server.requests["LIST", "leases"] + server.requests["GET", "leases"]
             await server.eventually(lambda: server.requests["GET", "leases"] > seen + 2)
@@ -61,6 +61,7 @@ async def test_the_first_holds_it_the_second_gets_it_when_it_is_released(server:
             await asyncio.to_thread(one.stop)
             assert not one.may_write()
             await server.eventually(two.may_write)
+            await server.eventually(lambda: bool(told_two))
             assert (holder(server), told_two) == ("two", [True])
             raw = server.cluster.get(LEASES, "mesh", "operator")
             assert raw is not None

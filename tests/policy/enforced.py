@@ -254,7 +254,7 @@ async def observe(target: Target, anchor: Pair, folder: Path, leaves: Leaves) ->
         wanted = sum(bool(row.expected.log) for row in target.rows)
 
         async def look() -> list[Raw]:
-            lines = [line for line in envoy.log().splitlines() if line.startswith("{")]
+            lines = [line for line in envoy.log_lines() if line.startswith("{")]
             return [json.loads(line) for line in lines]
 
         with contextlib.suppress(AssertionError):
