@@ -427,11 +427,11 @@ async def judge(callers: dict[str, Caller]) -> dict[str, Any]:
         "redirect": [await each.ask(8005, "/moved/x?y=z") for each in (web, cart)],
         "dots": await web.get(8005, "/open/../nobody"),
     }
-    application = json.loads((await web.ask(8005, "/web", x_mesh_port="8001", l5d_client_id="x")).partition(" ")[2])
+    application = json.loads((await web.ask(8005, "/web", proxy_status="8001", l5d_client_id="x")).partition(" ")[2])
     seen["told"] = {
-        name: application["headers"].get(name) for name in ("x-rule", "x-mesh-port", "l5d-client-id", "host")
+        name: application["headers"].get(name) for name in ("x-rule", "proxy-status", "l5d-client-id", "host")
     }
-    seen["forged"] = [await nobody.get(8001, x_mesh_port=port) for port in ("8003", "8005", "*", "")]
+    seen["forged"] = [await nobody.get(8001, proxy_status=port) for port in ("8003", "8005", "*", "")]
     seen["gRPC"] = {
         "called": await web.call(8006),
         "denied": await cart.call(8006),

@@ -75,7 +75,7 @@ async def ordinary(net: Net) -> dict[str, Any]:
     return seen | {
         "encrypted": sorted(encrypted),
         "versions": sorted(versions),
-        "a meshed caller": {name: told.get(name) for name in ("l5d-client-id", "x-mesh-dst")},
+        "a meshed caller": {name: told.get(name) for name in ("l5d-client-id", "proxy-status")},
         "its certificate": sorted(part.partition("=")[0] for part in told["x-forwarded-client-cert"].split(";")),
         "its URI": TRUST.uri(client.pod.account) in told["x-forwarded-client-cert"],
         "an unmeshed caller": sorted({"l5d-client-id", "x-forwarded-client-cert"} & untold.keys()),
@@ -207,7 +207,7 @@ async def ingress(net: Net) -> dict[str, Any]:
         "nobody named": await ask(web.v4, "nobody.shop.svc.cluster.local:80"),
         "nonsense named": await ask(web.v4, "::"),
         "bytes": await controller.say("10.96.0.12", 9300),
-        "left over": sorted({"l5d-dst-override", "x-mesh-dst", "x-mesh-address"} & headers.keys()),
+        "left over": sorted({"l5d-dst-override", "proxy-status", "x-mesh-address"} & headers.keys()),
         "who calls": headers["l5d-client-id"],
         "not a controller": await ask("10.96.0.10", name, by=plain),
     }

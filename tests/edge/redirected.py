@@ -40,7 +40,7 @@ RULES = (
 async def served_by(host: str, port: int) -> str:
     """Return who answered, and whether the header that carries the destination leaked."""
     answer = await fetch(port, host=f"[{host}]" if ":" in host else host)
-    leaked = answer.status == 200 and "x-mesh-dst" in answer.seen["headers"]
+    leaked = answer.status == 200 and "proxy-status" in answer.seen["headers"]
     return f"{answer.status} {answer.served_by}{' leaked' if leaked else ''}"
 
 

@@ -120,7 +120,7 @@ def test_a_routed_server_serves_its_routes_alone(seen: dict[str, Any]) -> None:
 def test_the_application_sees_what_a_route_adds_and_nothing_of_ours(seen: dict[str, Any]) -> None:
     assert seen["requests"]["told"] == {
         "x-rule": "100%",
-        "x-mesh-port": None,
+        "proxy-status": None,
         "l5d-client-id": f"web.shop.{SUFFIX}",
         "host": "app",
     }

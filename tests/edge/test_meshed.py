@@ -68,7 +68,7 @@ async def test_meshed_pods_speak_tls_to_each_other_whatever_they_say_and_plainte
             "shop/web/80",
         ],
         "versions": ["3"],
-        "a meshed caller": {"l5d-client-id": f"client.shop.{SUFFIX}", "x-mesh-dst": None},
+        "a meshed caller": {"l5d-client-id": f"client.shop.{SUFFIX}", "proxy-status": None},
         "its certificate": ["By", "DNS", "Hash", "URI"],
         "its URI": True,
         "an unmeshed caller": [],

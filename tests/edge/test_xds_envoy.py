@@ -52,7 +52,7 @@ def mesh(a: Upstream, b: Upstream) -> Mesh:
 
 async def test_destinations_are_told_apart_by_address_and_not_by_host(mesh: Mesh) -> None:
     async with mesh.serve(), mesh.proxy():
-        spoofed = {"Host": "cart.shop", "x-mesh-dst": CART_AT}
+        spoofed = {"Host": "cart.shop", "proxy-status": CART_AT}
         answers = [
             await mesh.get(WEB_AT),
             await mesh.get(CART_AT),

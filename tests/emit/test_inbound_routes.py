@@ -30,6 +30,10 @@ def hosts(*ports: GovernedPort, **more: Any) -> dict[str, Any]:
     return {domain: host for host in emitted["virtual_hosts"] for domain in host["domains"]}
 
 
+def rule_of(route: dict[str, Any]) -> str:
+    return str(route["metadata"]["filter_metadata"]["meshwright"]["rule"])
+
+
 def policies(route: dict[str, Any]) -> list[str]:
     return sorted(route["typed_per_filter_config"][HTTP_RBAC]["rbac"]["rules"]["policies"])
 
@@ -38,6 +42,7 @@ def test_without_policy_there_is_one_route_for_everybody() -> None:
     [(domain, host)] = hosts().items()
     [route] = host["routes"]
     assert domain == "*"
+    assert route["name"] == "default/all-unauthenticated/default/default"
     assert route["match"] == {"prefix": "/"}
     assert route["route"] == {"cluster": "mesh/inbound", "timeout": "0s", "idle_timeout": "0s"}
     assert policies(route) == ["default/all-unauthenticated", "default/localhost"]
@@ -47,7 +52,7 @@ def test_without_policy_there_is_one_route_for_everybody() -> None:
             "srv_name": "all-unauthenticated",
             "route_kind": "default",
             "route_name": "default",
-            "srv_route": "default/all-unauthenticated/default/default",
+            "rule": "default",
         }
     }
 
@@ -73,7 +78,7 @@ def test_each_port_has_a_host_of_its_own_even_where_no_http_is_taken() -> None:
 def test_a_probe_has_a_route_unless_routes_replace_it_or_nobody_may_probe() -> None:
     probed = GovernedPort(port=Port(1), policy=SERVER, probes=("/live", "/ready"))
     routes = hosts(probed)["1"]["routes"]
-    assert [(route["name"], route["match"].get("path")) for route in routes] == [
+    assert [(rule_of(route), route["match"].get("path")) for route in routes] == [
         ("probe", "/live"),
         ("probe", "/ready"),
         ("default", None),
@@ -81,19 +86,17 @@ def test_a_probe_has_a_route_unless_routes_replace_it_or_nobody_may_probe() -> N
     assert policies(routes[0]) == ["default/localhost", "default/probe"]
     assert routes[0]["route"]["upgrade_configs"] == [{"upgrade_type": "websocket", "enabled": False}]
     routed = replace(probed, policy=replace(SERVER, is_routed=True))
-    assert [route["name"] for route in hosts(routed)["1"]["routes"]] == ["not-found", "not-found"]
+    assert [rule_of(route) for route in hosts(routed)["1"]["routes"]] == ["not-found", "not-found"]
     nowhere = replace(Inbound().defaults, probe_networks=())
-    assert [route["name"] for route in hosts(probed, defaults=nowhere)["1"]["routes"]] == ["default"]
+    assert [rule_of(route) for route in hosts(probed, defaults=nowhere)["1"]["routes"]] == ["default"]
 
 
 def test_routes_stand_in_the_order_given_and_end_in_not_found() -> None:
     rules = (rule(1, authorizations=(WEB,)), rule(0, hostnames=("a.example", "*.b.example")))
     server = replace(SERVER, is_routed=True, rules=rules)
     first, second, *others = hosts(GovernedPort(port=Port(1), policy=server))["1"]["routes"]
-    assert (first["name"], policies(first)) == (
-        "shop/paths/1",
-        ["authorizationpolicy/shop/web", "default/localhost"],
-    )
+    assert first["name"] == "server/web/httproute/paths"
+    assert policies(first) == ["authorizationpolicy/shop/web", "default/localhost"]
     assert policies(second) == ["default/localhost"]
     regex = r"(?i)(?:a\.example|[^:]+\.b\.example)(?::[0-9]+)?"
     assert second["match"]["headers"] == [{"name": ":authority", "string_match": {"safe_regex": {"regex": regex}}}]
@@ -106,7 +109,7 @@ def test_routes_stand_in_the_order_given_and_end_in_not_found() -> None:
         "route_kind": "httproute",
         "route_namespace": "shop",
         "route_name": "paths",
-        "srv_route": "server/web/httproute/paths",
+        "rule": "shop/paths/1",
     }
     assert [(route["match"], route["direct_response"]) for route in others] == [
         ({"prefix": "/", "grpc": {}}, {"status": 404}),

@@ -190,7 +190,7 @@ def test_a_scope_leads_from_an_address_to_routes_when_first_used() -> None:
 def test_routes_without_policy_lead_to_the_service_without_time_limits() -> None:
     assert emit_route_configuration(WEB_80, None) == {
         "name": "shop/web/80",
-        "request_headers_to_remove": ["x-mesh-dst"],
+        "request_headers_to_remove": ["proxy-status"],
         "most_specific_header_mutations_wins": True,
         "validate_clusters": False,
         "virtual_hosts": [

@@ -1,5 +1,6 @@
 """What a proxy writes down of the requests that it takes for its application, one line each, on standard output."""
 
+from meshwright.emit.names import RULE, of_route
 from meshwright.emit.typed import extension
 from meshwright.model.desired import Json
 from meshwright.model.pod import AccessLog
@@ -17,7 +18,7 @@ _FIELDS: Json = {
     "version": "%PROTOCOL%",
     "host": "%REQ(:AUTHORITY)%",
     "user_agent": "%REQ(USER-AGENT)%",
-    "route": "%ROUTE_NAME%",
+    "route": of_route(RULE),
     "status": "%RESPONSE_CODE%",
     "flags": "%RESPONSE_FLAGS%",
     "request_bytes": "%BYTES_RECEIVED%",

@@ -3,7 +3,7 @@
 Nothing here depends on any one Service: routes and clusters are fetched when first used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from meshwright.emit.access_log import emit_access_log
@@ -239,18 +239,27 @@ def _choose(settings: ProxySettings, *headers: tuple[str, str]) -> list[Json]:
     return _set_headers(*headers, removed=() if settings.trust is None else (CLIENT_ID_HEADER,))
 
 
-def _set_headers(*headers: tuple[str, str], removed: Iterable[str] = ()) -> list[Json]:
+def _set_headers(*headers: tuple[str, str], removed: Collection[str] = ()) -> list[Json]:
     """Return the extension that changes headers before routes are chosen: ``removed`` ones go, then ``headers`` are
-    written, one after the other, whatever the client sent."""
+    written, one after the other, whatever the client sent.
+
+    Those that go are matched and not named, and what has just gone is not looked for: see `_CARRIER` of the names.
+    """
+    gone = [{"remove_on_match": {"key_matcher": {"exact": name}}} for name in removed]
     written = [
-        {"append": {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD", "header": {"key": name, "value": value}}}
+        {
+            "append": {
+                "append_action": f"{'APPEND' if name in removed else 'OVERWRITE'}_IF_EXISTS_OR_ADD",
+                "header": {"key": name, "value": value},
+            }
+        }
         for name, value in headers
     ]
     return [
         extension(
             "envoy.http.early_header_mutation.header_mutation",
             "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            mutations=[*({"remove": name} for name in removed), *written],
+            mutations=[*gone, *written],
         )
     ]
 

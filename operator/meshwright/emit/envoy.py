@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from meshwright.emit.filters import combine_filters, emit_header_changes, emit_redirect_route, emit_rewrite
 from meshwright.emit.matches import emit_grpc_match, emit_http_match
-from meshwright.emit.names import ServicePortName
+from meshwright.emit.names import METADATA, ServicePortName
 from meshwright.emit.retries import emit_traffic
 from meshwright.model.desired import Json
 from meshwright.model.linked import BoundBackend, BoundRule, DefaultRule, PortPolicy
@@ -17,7 +17,6 @@ from meshwright.model.ref import ServiceName
 from meshwright.model.route import Filters, GrpcMatch, HttpMatch, Retry, Rewrite, Timeouts
 from meshwright.model.units import Port
 
-METADATA_NAMESPACE = "meshwright"
 _MILLION = 1_000_000
 _FINE, _COARSE = 1000, 10  # the sum of 16 weights of at most a million must stay below 2**32
 _NO_MATCH: Json = {"match": {"prefix": "/"}, "direct_response": {"status": 404}}
@@ -121,9 +120,7 @@ def _describe(rule: BoundRule) -> Json:
     return {
         "stat_prefix": _route_name(rule).replace(".", "_"),
         "metadata": {
-            "filter_metadata": {
-                METADATA_NAMESPACE: {"route": f"{rule.route.namespace}/{rule.route.name}", "rule": rule.index}
-            }
+            "filter_metadata": {METADATA: {"route": f"{rule.route.namespace}/{rule.route.name}", "rule": rule.index}}
         },
     }
 

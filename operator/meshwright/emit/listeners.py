@@ -20,8 +20,7 @@ from meshwright.emit.connections import (
     emit_tcp,
 )
 from meshwright.emit.held import Held, find_held, find_rest, find_undetected
-from meshwright.emit.names import BLACKHOLE, DIRECT, Address
-from meshwright.emit.policy_log import METADATA
+from meshwright.emit.names import BLACKHOLE, DIRECT, METADATA, Address
 from meshwright.emit.tls import emit_server_tls
 from meshwright.emit.typed import extension, seconds, socket_address
 from meshwright.model.desired import Json

@@ -18,15 +18,22 @@ PASSTHROUGH = "mesh/passthrough"
 CONTROL_PLANE = "mesh/delivery"
 """The cluster that is the delivery server."""
 
-DESTINATION_HEADER = "x-mesh-dst"
-"""Carries the original destination from the listener to the choice of routes; removed before a request leaves."""
+_CARRIER = "proxy-status"
+"""A header that carries something within a proxy. It says nothing in a request, only in a response, but Envoy finds it
+in both without an index: the first look for a header of any other name makes one of all of them, at every request.
 
+Source: RFC 9209; Envoy ``envoy/http/header_map.h`` INLINE_REQ_RESP_STRING_HEADERS,
+``source/common/http/header_map_impl.cc`` HeaderList::maybeMakeMap.
+"""
+
+DESTINATION_HEADER = _CARRIER
+"""Carries the original destination from the listener to the choice of routes; removed before a request leaves."""
 
 ADDRESS_HEADER = "x-mesh-address"
 """Carries the original destination in an ingress controller's proxy, where the other may carry a name; likewise
 removed."""
 
-PORT_HEADER = "x-mesh-port"
+PORT_HEADER = _CARRIER
 """Carries the port that a connection was made to from the listener to the choice of a virtual host; likewise
 removed."""
 
@@ -47,6 +54,12 @@ CLIENT_ID_HEADER = "l5d-client-id"
 
 Source: linkerd2-proxy ``linkerd/app/inbound/src/http/set_identity_header.rs`` ``HEADER_NAME``.
 """
+
+METADATA = "meshwright"
+"""Under what name our metadata stand, such as whose a route is."""
+
+RULE = "rule"
+"""What it says there of which of an object's rules it is."""
 
 DIRECT = "mesh/direct"
 """The scope, and the routes, of requests that go to the very address they were made to."""
@@ -131,3 +144,8 @@ def _port(text: str) -> Port | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= 5):
         return None
     return Port(int(text)) if 0 < int(text) < 65536 else None
+
+
+def of_route(key: str) -> str:
+    """Return the command, for a log or a counter, that gives what a request's route says under ``key``, else ``-``."""
+    return f"%METADATA(ROUTE:{METADATA}:{key})%"

@@ -9,14 +9,12 @@ Source: linkerd2-proxy ``linkerd/app/inbound/src/policy/{http,tcp}.rs``, ``linke
 
 from collections.abc import Mapping
 
-from meshwright.emit.names import POLICY_LOG_BUCKET
+from meshwright.emit.names import POLICY_LOG_BUCKET, of_route
 from meshwright.emit.rbac import AUDIT, HTTP_RBAC, NOT_FOUND
 from meshwright.emit.settle import VERDICT
 from meshwright.emit.typed import ADS, extension
 from meshwright.model.desired import Json
-
-METADATA = "meshwright"
-"""Where a route says whose it is."""
+from meshwright.model.observed import COUNTED
 
 MAX_COUNTERS = 1000
 """How many combinations of labels each counter of a chain may have; those that come later are not counted apart."""
@@ -28,10 +26,6 @@ _SERVER = ("srv_group", "srv_kind", "srv_namespace", "srv_name")
 _ROUTE = ("route_group", "route_kind", "route_namespace", "route_name")
 _COUNTED = ("srv_kind", "srv_name")
 """What counters of connections tell apart. The namespace is the pod's own."""
-
-COUNTED = "srv_route"
-"""The same of requests, whose Server and route are one label, kinds and names with slashes between: every label costs
-every request as much as choosing its route does. Whoever reads the counters can take it apart, once."""
 
 _CLIENT_ID = "%DOWNSTREAM_PEER_DNS_SAN%"
 _PORT = "%DOWNSTREAM_LOCAL_PORT%"
@@ -47,14 +41,14 @@ def emit_http_policy_logs(*, has_tls: bool) -> list[Json]:
     denied, audited = _http_result("denied"), _http_policy(AUDIT)
     not_found = _http_metadata("shadow_effective_policy_id", NOT_FOUND)
     line = {
-        **{label.replace("_", ".", 1).replace("srv", "server"): _of_route(label) for label in (*_SERVER, *_ROUTE)},
+        **{label.replace("_", ".", 1).replace("srv", "server"): of_route(label) for label in (*_SERVER, *_ROUTE)},
         **_client(has_tls=has_tls),
         "method": "%REQ(:METHOD)%",
         # As long as callers please, but for that.
         "path": f"%PATH(NQ):{_MAX_LENGTH}%",
         "host": f"%REQ(:AUTHORITY):{_MAX_LENGTH}%",
     }
-    tags = {COUNTED: _of_route(COUNTED), "srv_port": _PORT}
+    tags = {COUNTED: "%ROUTE_NAME%", "srv_port": _PORT}
     client = _client_tags(has_tls=has_tls)
     return [
         _line(_all_of(denied, _BOUNDED), "Request denied", "denied", line),
@@ -143,10 +137,6 @@ def _client(*, has_tls: bool) -> dict[str, str]:
 def _client_tags(*, has_tls: bool) -> dict[str, str]:
     """Return who calls. Where there is a ``client_id``, be it ``-`` for one without a DNS name, there is TLS."""
     return {"client_id": _CLIENT_ID} if has_tls else {"tls": "disabled"}
-
-
-def _of_route(key: str) -> str:
-    return f"%METADATA(ROUTE:{METADATA}:{key})%"
 
 
 _HTTP_AUTHZ = {"authz": f"%DYNAMIC_METADATA({HTTP_RBAC}:enforced_effective_policy_id)%"}

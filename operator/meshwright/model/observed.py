@@ -1,10 +1,29 @@
 """What proxies told of calls: who called what, and whether anybody had allowed it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.ref import Ref
 from meshwright.model.units import Namespace, Port
+
+COUNTED = "srv_route"
+"""What counters of requests tell apart, whose they were, as one label: every label costs every request as much as
+choosing its route does. Whoever reads the counters can take it apart, once."""
+
+_COUNTED = ("srv_kind", "srv_name", "route_kind", "route_name")
+"""Its parts, with slashes between. The namespace is the pod's own."""
+
+
+def write_counted(labels: Mapping[str, str]) -> str:
+    """Return the value of the label `COUNTED`; ``""`` stands for a part that ``labels`` have not."""
+    return "/".join(labels.get(label, "") for label in _COUNTED)
+
+
+def read_counted(text: str) -> dict[str, str]:
+    """Return the labels that `write_counted` was given, nothing for any other text."""
+    parts = text.split("/")
+    return dict(zip(_COUNTED, parts, strict=True)) if len(parts) == len(_COUNTED) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from meshwright.model.identity import TrustDomain
-from meshwright.model.observed import Called, Client, Counted, Observed
+from meshwright.model.observed import COUNTED, Called, Client, Counted, Observed, read_counted
 from meshwright.model.ref import Ref
 from meshwright.model.units import Namespace, Port
 
@@ -17,8 +17,6 @@ COUNTERS = {
     "inbound_tcp_authz_deny_total": (False, True),
 }
 """The counters that are read: of HTTP or not, of refusals or not."""
-_COUNTED = ("srv_kind", "srv_name", "route_kind", "route_name")
-"""What counters of requests have in one label, with slashes between."""
 
 
 def parse_line(text: str, pod: Ref, trust: TrustDomain) -> Observed | None:
@@ -68,8 +66,7 @@ def parse_counter(name: str, labels: Mapping[str, str], value: float, pod: Ref, 
 
 
 def _read_called(labels: Mapping[str, str], namespace: Namespace, port: Port) -> Called:
-    if (counted := labels.get("srv_route", "")).count("/") == len(_COUNTED) - 1:
-        labels = {**labels, **dict(zip(_COUNTED, counted.split("/"), strict=True))}
+    labels = {**labels, **read_counted(labels.get(COUNTED, ""))}
     is_server = labels.get("srv_kind") == "server"
     has_route = labels.get("route_kind", "default") not in ("", "default")
     name = labels.get("srv_name", "")
