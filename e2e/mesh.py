@@ -16,6 +16,7 @@ from pathlib import Path
 from e2e.cluster import Cluster
 from e2e.cluster.groups import list_members
 from e2e.kube import Kube, eventually
+from tests.bytecode import BYTECODE
 
 NAMESPACE = "meshwright"
 ROOT = Path(__file__).parent.parent
@@ -29,9 +30,6 @@ PROXY = "meshwright-proxy"
 """The proxy's container."""
 BUNDLE = "e2e-anchors"
 """A ConfigMap of trust anchors that some tests keep, in the control plane's namespace."""
-BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".pytest_cache" / "bytecode")}
-"""Where a program may keep what it has compiled: else each start compiles a thousand files, where Python is told to
-write none."""
 RUN = uuid.uuid4().hex
 """Differs with each run of the tests."""
 TRIAL = json.dumps(

@@ -281,5 +281,6 @@ def test_after_an_outage_of_the_api_server_leaves_are_renewed_again(
     lasting: Kube, leaves_after_outage: dict[str, Certificate]
 ) -> None:
     """Seen at the one whose turn is next. Meanwhile there was something else to test."""
+    assert leaves_after_outage, "the test of the outage did not get that far"
     pod, leaf = min(leaves_after_outage.items(), key=lambda item: item[1].not_valid_before_utc)
     eventually(lambda: own_chain(lasting, HERE, pod)[0] != leaf, seconds=2 * OUTAGE_LEAF_SECONDS, every=1)

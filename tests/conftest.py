@@ -5,23 +5,20 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.bytecode import BYTECODE, FOLDER
 
 # How long an example takes depends on what else the machine does, and proves nothing. The rest stays as it is:
 # hypothesis chooses a profile of its own for CI.
 settings.register_profile("meshwright", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshwright")
 
-# Who has Python write no bytecode means none beside the sources. Without any, each program that a test starts compiles
-# anew all that it imports, which for a client of Kubernetes are a thousand files.
 if sys.dont_write_bytecode:
-    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
-    sys.dont_write_bytecode = False
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix, sys.dont_write_bytecode = str(FOLDER), False
+    os.environ |= BYTECODE
 
 # No test trusts the world's authorities. Where one file has all of them, each new TLS context takes 25 ms to read it.
 os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}

@@ -1,6 +1,5 @@
 """What is shown of two runs of pytest at once, and what counts as success."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.mesh import ROOT
-
-BYTECODE = {name: value for name, value in os.environ.items() if name.startswith("PYTHONPYCACHE")}
+from tests.bytecode import BYTECODE
 
 
 def run(folder: Path, tests: dict[str, str], *arguments: str) -> tuple[int, list[str]]:

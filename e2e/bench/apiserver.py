@@ -25,7 +25,8 @@ from e2e.bench.sizes import Progress
 from e2e.bench.synthetic import make_all, without_generated
 from e2e.cluster import Cluster, ensure_cluster
 from e2e.cluster.places import HOST_ADDRESS
-from meshwright.edge.client import ApiError, Client, Resource, connect
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, connect
 from meshwright.edge.resources import RESOURCES
 from meshwright.emit.bootstrap import emit_bootstrap
 from meshwright.emit.listeners import dev_listener

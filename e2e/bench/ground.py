@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from e2e.cluster import Cluster
-from meshwright.edge.client import ApiError, Client, Resource
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client
 from meshwright.model.units import Namespace
 
 MANAGER = "bench"

@@ -12,7 +12,8 @@ from e2e.cluster import Cluster, ensure_cluster
 from e2e.kube import Kube
 from e2e.mesh import PROXY, Mesh
 from e2e.pods import namespace
-from meshwright.edge.client import Client, Resource, connect
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import Client, connect
 
 Json = dict[str, Any]
 PODS = Resource(group="", version="v1", plural="pods", kind="Pod")

@@ -43,9 +43,9 @@ class Node:
         program = Program(argv=argv, pid=pid, start_ticks=read_start_ticks(pid) or -1, began=time.time())
         self.note(name, program)
 
-    def stop(self, name: str, *, seconds: float = 10) -> None:
-        """Stop a program: SIGTERM, then SIGKILL after ``seconds``. Raises ClusterError: no such program."""
-        self._end(name, (signal.SIGTERM, seconds), (signal.SIGKILL, 10.0))
+    def stop(self, name: str) -> None:
+        """Stop a program: SIGTERM, then SIGKILL. Raises ClusterError: no such program."""
+        self._end(name, (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 
     def kill(self, name: str) -> None:
         """Have a program die at once, of SIGKILL. Raises ClusterError: no such program."""

@@ -18,7 +18,8 @@ import orjson
 import yaml
 from aiohttp import web
 
-from meshwright.edge.client import Json, Resource
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import Json
 from tests.edge.cluster import Change, Cluster, Conflict, Refusal, selects, status_object
 from tests.edge.discovery import discover
 

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshwright.edge.api_resource import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from meshwright.edge.client import Json
 from meshwright.edge.events import EVENTS
-from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from meshwright.edge.resources import LEASES, RESOURCES
 from tests.edge.ownership import Conflict, Owned, apply_fields, merge_patch, own_changes
 

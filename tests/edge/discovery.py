@@ -5,7 +5,8 @@ Source: kubernetes/apimachinery ``pkg/apis/meta/v1/types.go`` APIVersions, APIGr
 
 from collections.abc import Collection
 
-from meshwright.edge.client import Json, Resource
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import Json
 from tests.edge.cluster import Refusal
 
 _VERBS = ("create", "delete", "get", "list", "patch", "update", "watch")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.edge.client import ApiError, Client, Resource, Unreachable, connect, error_of
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Unreachable, connect, error_of
 from meshwright.edge.resources import RESOURCES
 from meshwright.model.ref import Kind
 from tests.edge.apiserver import ApiServer

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from meshwright.edge.api_resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.client import Client
 from meshwright.edge.life import FINALIZER, Life, make_settings
-from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.resources import RESOURCES
 from meshwright.model.ref import Kind
 from tests.edge.apiserver import ApiServer

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright.edge.client import Json, Resource
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import Json
 from meshwright.edge.resources import RESOURCES
 from meshwright.edge.webhook_certificate import CONFIGURATIONS
 from meshwright.model.config import Config, IssuerKind

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from meshwright.cli import main
+from meshwright.edge.api_resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.client import Json
-from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.resources import LEASES, RESOURCES
 from meshwright.model.config import CONTROLLER_NAME
 from meshwright.model.ref import Kind

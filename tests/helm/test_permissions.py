@@ -5,12 +5,11 @@ from itertools import product
 
 import pytest
 
-from meshwright.edge.client import Resource
+from meshwright.edge.api_resource import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from meshwright.edge.delivery import SERVICE_CIDRS, WATCHED
 from meshwright.edge.events import EVENTS
 from meshwright.edge.registrar.ranges import NODES
 from meshwright.edge.registrar.rivals import LEASE_NAME as RIVAL
-from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.resources import LEASES, LOCAL_OUTPUTS, OUTPUTS, RESOURCES
 from meshwright.edge.selection import PODS
 from meshwright.edge.tokens import TOKEN_REVIEWS

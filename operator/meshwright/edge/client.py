@@ -22,7 +22,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from meshwright import __version__
 from meshwright.edge.answers import ApiError, Json, Unreachable, error_of, read_events, read_object
-from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS, Resource
+from meshwright.edge.api_resource import CUSTOM_RESOURCE_DEFINITIONS, Resource
 
 __all__ = [
     "ApiError",
@@ -30,7 +30,6 @@ __all__ = [
     "Json",
     "Login",
     "Page",
-    "Resource",
     "Unreachable",
     "connect",
     "error_of",

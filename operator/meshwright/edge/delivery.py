@@ -16,7 +16,8 @@ import orjson
 from aiohttp import web
 from prometheus_client.exposition import generate_latest
 
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json, Unreachable, connect
 from meshwright.edge.delivered import Delivery
 from meshwright.edge.flags import make_add, variable_of
 from meshwright.edge.http import make_app, serving

@@ -8,7 +8,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Literal
 
-from meshwright.edge.client import ApiError, Client, Json, Resource
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json
 from meshwright.model.config import FIELD_MANAGER
 
 EVENTS = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")

@@ -16,8 +16,8 @@ from typing import Any
 
 import kopf
 
+from meshwright.edge.api_resource import CUSTOM_RESOURCE_DEFINITIONS
 from meshwright.edge.client import Login
-from meshwright.edge.resource import CUSTOM_RESOURCE_DEFINITIONS
 
 log = logging.getLogger(__name__)
 

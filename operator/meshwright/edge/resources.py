@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from meshwright.edge.client import Resource
+from meshwright.edge.api_resource import Resource
 from meshwright.model.config import FIELD_MANAGER, LABEL_MANAGED_BY, LABEL_UNIT
 from meshwright.model.ref import Kind
 from meshwright.parse.kinds import KINDS

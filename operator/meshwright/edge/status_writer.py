@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from meshwright.edge.api_resource import Resource
 from meshwright.edge.apply import NotLeader
-from meshwright.edge.client import ApiError, Client, Resource
+from meshwright.edge.client import ApiError, Client
 from meshwright.edge.store import Store
 from meshwright.edge.wanted import Wanted
 from meshwright.emit.status import merge_status

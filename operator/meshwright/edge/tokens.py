@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json, Unreachable
 from meshwright.model.config import FIELD_MANAGER
 from meshwright.model.identity import ServiceAccount
 from meshwright.model.ref import Kind, Ref

@@ -15,8 +15,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 
+from meshwright.edge.api_resource import Resource
 from meshwright.edge.backoff import Backoff
-from meshwright.edge.client import ApiError, Client, Json, Page, Resource, Unreachable
+from meshwright.edge.client import ApiError, Client, Json, Page, Unreachable
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.units import Namespace
 

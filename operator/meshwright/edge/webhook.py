@@ -15,7 +15,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from meshwright.edge.admission import Request, Verdict, decide, read_request, write_response
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable, connect
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json, Unreachable, connect
 from meshwright.edge.flags import make_add
 from meshwright.edge.http import make_app, serving
 from meshwright.edge.injection_events import Events

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json, Unreachable
 from meshwright.edge.clock import utc_now
 from meshwright.link.trust import chain_to_anchor
 from meshwright.link.webhook_certificate import judge_serving, plan_bundle, read_bundles

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from meshwright import __version__
+from meshwright.edge.api_resource import Resource
 from meshwright.edge.check.inquiry import (
     ACCESS_REVIEWS,
     CERTIFICATE_REQUESTS,
@@ -26,7 +27,7 @@ from meshwright.edge.check.inquiry import (
     SECRETS,
     WEBHOOKS,
 )
-from meshwright.edge.client import Json, Resource
+from meshwright.edge.client import Json
 from meshwright.edge.resources import LEASES, RESOURCES
 from meshwright.parse.kinds import KINDS
 from tests.certificates import (

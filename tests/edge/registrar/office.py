@@ -326,3 +326,12 @@ async def enlist(office: Office, vm: Vm, token: str) -> str:
     assert (await vm.beat()).status == 200
     await office.server.eventually(lambda: endpoints(office.server).get(vm.ip) is True)
     return str(registered.body["workload"])
+
+
+@asynccontextmanager
+async def enlisted(server: ApiServer, folder: Path) -> AsyncIterator[tuple[Office, Vm, str]]:
+    """Run an operator that leads, and a machine that is an endpoint; the text is the name of its workload."""
+    token = open_ledger(server)
+    async with officiating(server, folder) as office, Vm(at=lambda: office.registrar.port) as vm:
+        await office.wait_leading()
+        yield office, vm, await enlist(office, vm, token)

@@ -12,6 +12,7 @@ from tests.edge.registrar.office import (
     Vm,
     endpoints,
     enlist,
+    enlisted,
     officiating,
     open_ledger,
     workloads,
@@ -74,10 +75,7 @@ async def test_case_15_another_leader_changes_no_endpoint_and_knows_every_machin
 async def test_while_the_api_server_is_away_endpoints_stay_and_afterwards_each_machine_is_written_once(
     server: ApiServer, tmp_path: Path
 ) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, vm, _):
         await office.wait_idle()
         before = state_of(server)
         server.fail("*", 0, method="*")
@@ -98,10 +96,7 @@ async def test_while_the_api_server_is_away_endpoints_stay_and_afterwards_each_m
 
 
 async def test_a_lease_that_is_stolen_ends_all_answers_and_writes(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, vm, _):
         await office.wait_idle()
         thief = {"holderIdentity": "thief", "leaseDurationSeconds": 60}
         server.cluster.edit(LEASES, "meshwright", "meshwright-operator", lambda raw: raw["spec"].update(thief))

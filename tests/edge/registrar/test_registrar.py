@@ -22,6 +22,7 @@ from tests.edge.registrar.office import (
     Vm,
     endpoints,
     enlist,
+    enlisted,
     make_group,
     make_policy,
     make_token,
@@ -65,10 +66,7 @@ async def test_a_machine_that_joins_registers_and_beats_is_an_endpoint(server: A
 async def test_machines_call_delivery_by_its_address_for_few_resolve_its_name(
     server: ApiServer, tmp_path: Path
 ) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (_, vm, _):
         config = await vm.ask("GET", f"{vm.machine.path}/config?have=,&wait=0")
         assert config.body["delivery"] == "meshwright-xds.meshwright.svc:15010"
         there = {"namespace": "meshwright", "name": "meshwright-xds"}
@@ -79,10 +77,7 @@ async def test_machines_call_delivery_by_its_address_for_few_resolve_its_name(
 
 
 async def test_a_drain_takes_the_endpoint_at_once(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        name = await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (_, vm, name):
         answer = await vm.ask("POST", f"{vm.machine.path}/drain", {"epoch": 1, "drainMs": 60_000})
         assert answer.status == 202
         await server.eventually(lambda: endpoints(server) == {"192.0.2.10": False})
@@ -119,10 +114,7 @@ async def test_case_14_a_workload_made_by_hand_keeps_its_name_and_its_address(
 async def test_case_4_a_group_that_is_deleted_by_mistake_and_put_back_costs_no_endpoint(
     server: ApiServer, tmp_path: Path
 ) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, vm, _):
         await office.wait_idle()
         before = server.cluster.all(SLICE)
         server.cluster.remove(GROUP, "shop", "ledger")
@@ -137,10 +129,7 @@ async def test_case_4_a_group_that_is_deleted_by_mistake_and_put_back_costs_no_e
 
 
 async def test_case_5_a_group_that_is_edited_has_its_machines_written_anew(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, _, _):
         await office.wait_idle()
         with server.counted() as writes:
             server.cluster.put(GROUP, make_group(port=9090, tier="gold"))
@@ -206,10 +195,7 @@ async def test_case_33_where_a_namespace_ends_machines_are_told_that_their_group
 
 
 async def test_case_34_an_operator_that_is_gone_leaves_machines_as_they_are(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        name = await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, _, name):
         await office.wait_idle()
     assert ready(server) == {name: "True Ready"}
     assert endpoints(server) == {"192.0.2.10": True}
@@ -279,10 +265,7 @@ def all_objects(server: ApiServer) -> list[dict[str, object]]:
 
 
 async def test_what_is_counted_can_be_scraped(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, vm, _):
         await vm.ask(
             "POST", "/v1/join", {"token": "aaaaaaaa." + "B" * 43, "uid": "uid-of-nobody", "csr": vm.machine.csr}
         )
@@ -308,10 +291,7 @@ async def test_what_is_counted_can_be_scraped(server: ApiServer, tmp_path: Path)
 
 
 async def test_a_restart_writes_nothing_of_machines(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (office, vm, _):
         await office.wait_idle()
         machine = vm.machine
     with server.counted() as writes:
@@ -326,10 +306,7 @@ async def test_a_restart_writes_nothing_of_machines(server: ApiServer, tmp_path:
 
 
 async def test_each_beat_that_changes_health_changes_the_endpoint(server: ApiServer, tmp_path: Path) -> None:
-    token = open_ledger(server)
-    async with officiating(server, tmp_path) as office, Vm(at=lambda: office.registrar.port) as vm:
-        await office.wait_leading()
-        await enlist(office, vm, token)
+    async with enlisted(server, tmp_path) as (_, vm, _):
         for _ in range(3):
             await vm.beat("Failing")
             await server.eventually(lambda: endpoints(server) == {"192.0.2.10": False})

@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json, Unreachable
 from meshwright.model.config import FIELD_MANAGER
 
 NAMESPACES = Resource(group="", version="v1", plural="namespaces", kind="Namespace", is_namespaced=False)

@@ -6,9 +6,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 
+from meshwright.edge.api_resource import Resource
 from meshwright.edge.check.inquiry import CONFIG_MAPS, DEPLOYMENTS, SECRETS, Inquiry
 from meshwright.edge.check.installed import deployment_name
-from meshwright.edge.client import ApiError, Json, Resource
+from meshwright.edge.client import ApiError, Json
 from meshwright.edge.groups.machine import OURS, read_machine
 from meshwright.edge.resources import RESOURCES
 from meshwright.emit.checkpoint import LABEL_CHECKPOINT

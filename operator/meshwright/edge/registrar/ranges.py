@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
+from meshwright.edge.api_resource import Resource
+from meshwright.edge.client import ApiError, Client, Json, Unreachable
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
+from meshwright.edge.api_resource import Resource
 from meshwright.edge.apply import NotLeader
-from meshwright.edge.client import ApiError, Client, Json, Resource, Unreachable
+from meshwright.edge.client import ApiError, Client, Json, Unreachable
 from meshwright.edge.registrar.call_metrics import CallMetrics
 from meshwright.edge.registrar.checkpoint import Checkpoint
 from meshwright.edge.registrar.credentials import Credentials

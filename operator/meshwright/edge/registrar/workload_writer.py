@@ -8,8 +8,9 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from meshwright.edge.api_resource import Resource
 from meshwright.edge.apply import NotLeader, is_namespace_ending
-from meshwright.edge.client import ApiError, Client, Json, Resource
+from meshwright.edge.client import ApiError, Client, Json
 from meshwright.edge.registrar.seen_objects import SeenObject, SeenObjects
 from meshwright.edge.resources import RESOURCES
 from meshwright.edge.status_writer import utc_now
