@@ -45,7 +45,7 @@ def test_without_policy_there_is_one_route_for_everybody() -> None:
     assert route["name"] == "default/all-unauthenticated/default/default"
     assert route["match"] == {"prefix": "/"}
     assert route["route"] == {"cluster": "mesh/inbound", "timeout": "0s", "idle_timeout": "0s"}
-    assert policies(route) == ["default/all-unauthenticated", "default/localhost"]
+    assert route["typed_per_filter_config"][HTTP_RBAC]["disabled"] is True
     assert route["metadata"]["filter_metadata"] == {
         "meshwright": {
             "srv_kind": "default",

@@ -1,11 +1,13 @@
 """Who may, in Envoy's words."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import re2
 
 from meshwright.emit.rbac import emit_not_found_rbac, emit_refusing_filter, emit_route_rbac, emit_rules
+from meshwright.model.access import EVERYBODY
 from meshwright.model.inbound import EVERYWHERE, Authorization, Source
 from meshwright.model.policy import Network, Proof
 from meshwright.model.units import MAX_REGEX_PROGRAM
@@ -28,7 +30,7 @@ def san(kind: str, **matcher: Any) -> dict[str, Any]:
     return mtls(san_matcher={"san_type": kind, "matcher": matcher})
 
 
-NAMED = {"proof": Proof.IDENTITY, "exact": ("web.x", "spiffe://x/vm"), "suffixes": (".y",)}
+NAMED: dict[str, Any] = {"proof": Proof.IDENTITY, "exact": ("web.x", "spiffe://x/vm"), "suffixes": (".y",)}
 NAMES = [san("DNS", safe_regex={"regex": r"(?:web)\.x"}), san("URI", exact="spiffe://x/vm"), san("DNS", suffix=".y")]
 NEAR = (Network("10.0.0.0/8", ("10.1.0.0/16",)), Network("fd00::/8"))
 PLACES = [{"and_ids": {"ids": [cidr("10.0.0.0", 8), {"not_id": cidr("10.1.0.0", 16)}]}}, cidr("fd00::", 8)]
@@ -99,6 +101,31 @@ def test_audit_lets_everybody_in_after_all_others() -> None:
         "serverauthorization/shop/zzz",
         "~default/audit",
     ]
+
+
+JUDGED: dict[str, list[Authorization]] = {
+    "nobody": [],
+    "some are named before everybody": [Authorization(source=WEB, **NAMED), EVERYBODY],
+    "the same name, but from somewhere": [replace(EVERYBODY, networks=(Network("10.0.0.0/8"),))],
+    "the same name, but with a proof": [replace(EVERYBODY, proof=Proof.IDENTITY, is_any=True)],
+    "everybody by another name": [replace(EVERYBODY, source=WEB)],
+}
+
+
+@pytest.mark.parametrize("is_audit", [True, False])
+@pytest.mark.parametrize("case", JUDGED)
+def test_who_is_not_everybody_is_judged(case: str, is_audit: bool) -> None:
+    rules = emit_rules(JUDGED[case], is_audit=is_audit)
+    [rbac] = emit_route_rbac(rules).values()
+    assert rbac["rbac"] == {"rules": rules}
+
+
+@pytest.mark.parametrize("is_audit", [True, False])
+def test_everybody_passes_the_filter_by(is_audit: bool) -> None:
+    later = Authorization(source=Source("policy.linkerd.io", "serverauthorization", "shop", "web"), **NAMED)
+    for rules in (emit_rules([EVERYBODY], is_audit=is_audit), emit_rules([later, EVERYBODY], is_audit=is_audit)):
+        [passed] = emit_route_rbac(rules).values()
+        assert passed == {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 
 def test_nothing_that_is_written_leaves_a_route_open() -> None:

@@ -259,7 +259,14 @@ def test_proxies_are_scraped_at_the_port_that_injection_names_and_under_known_na
     proxy = next(each for each in injected["spec"]["initContainers"] if each["name"] == "meshwright-proxy")
     assert endpoint["port"] in {port["name"] for port in proxy["ports"]}
     assert spec["selector"]["matchLabels"].keys() <= injected["metadata"]["labels"].keys()
-    rename, *of_route, of_client, kind, name = endpoint["metricRelabelings"]
+    rename, unread, *of_route, of_client, everybody, kind, name = endpoint["metricRelabelings"]
+    allowed = "inbound_http_authz_allow_total"
+    assert (unread["action"], unread["sourceLabels"]) == ("drop", ["__name__", "srv_route"])
+    assert re.fullmatch(unread["regex"], f"{allowed};")
+    assert not re.fullmatch(unread["regex"], f"{allowed};server/web//")
+    assert everybody["targetLabel"] == "authz"
+    assert expand(everybody, f"{allowed};") == "default/all-unauthenticated"
+    assert expand(everybody, f"{allowed};default/audit") is None
     parts = (kind, name)
     for authz in ("~default/audit", "default/audit"):
         assert [expand(part, authz) for part in parts] == ["default", "audit"]
@@ -268,7 +275,9 @@ def test_proxies_are_scraped_at_the_port_that_injection_names_and_under_known_na
         assert [expand(part, counted) for part in of_route] == counted.split("/")
     assert [expand(part, "server/web//") for part in of_route] == ["server", "web", None, None]
     assert [part["targetLabel"] for part in of_route] == ["srv_kind", "srv_name", "route_kind", "route_name"]
-    assert (of_client["targetLabel"], expand(of_client, "-"), expand(of_client, "")) == ("tls", "true", None)
+    assert of_client["targetLabel"] == "tls"
+    seen = [expand(of_client, name) for name in (f"{allowed};", f"{allowed};disabled", "envoy_cluster_x;")]
+    assert seen == ["true", None, None]
     assert expand(rename, "envoy_inbound_http_authz_allow_total") == "inbound_http_authz_allow_total"
     assert re.fullmatch(rename["regex"], "envoy_cluster_upstream_rq_total") is None
 

@@ -139,6 +139,7 @@ LABELS = {
             {"authz": "authorizationpolicy/shop/clients"},
             "authorizationpolicy/shop/clients",
         ),
+        ("inbound_http_authz_allow_total", {"authz": ""}, "default/all-unauthenticated"),
         ("inbound_http_authz_deny_total", {"authz": ""}, ""),
     ],
 )
@@ -157,3 +158,5 @@ def test_other_counters_and_those_at_zero_say_nothing() -> None:
     assert parse_counter("inbound_http_requests_total", LABELS, 7.0, POD, TRUST) is None
     assert parse_counter("inbound_http_authz_allow_total", LABELS, 0.0, POD, TRUST) is None
     assert parse_counter("inbound_http_authz_allow_total", {}, 7.0, POD, TRUST) is None
+    unread = {"srv_route": "", "srv_port": "8080", "authz": "", "client_id": ""}
+    assert parse_counter("inbound_http_authz_allow_total", unread, 7.0, POD, TRUST) is None

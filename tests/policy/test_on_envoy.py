@@ -72,6 +72,8 @@ def test_each_verdict_is_counted_with_who_let_whom_in(seen: Mapping[str, list[di
         wanted = Counter(expected_count(row) for row in rows if row.expected.outcome in COUNTED)
         found = Counter[tuple[object, ...]]()
         for line in each["counted"]:
+            if line.get("srv_route") == "":
+                continue  # it could not be read as a request
             found[count_of(line)] += int(line["value"])
         assert found == wanted
 
@@ -83,7 +85,7 @@ ANYBODY = "default/all-unauthenticated"
 
 def count_of(line: Mapping[str, Any]) -> tuple[object, ...]:
     kind, name, route_kind, route = line.get("srv_route", "///").split("/")
-    by = line.get("authz", "").removeprefix("~")
+    by = line.get("authz", "").removeprefix("~") or (ANYBODY if "allow" in line["name"] else "")
     return (
         line["name"].split("_")[-2],
         int(line["srv_port"]),

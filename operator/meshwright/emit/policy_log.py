@@ -38,8 +38,9 @@ def emit_bucket(lines_per_second: int) -> Json:
 
 def emit_http_policy_logs(*, has_tls: bool) -> list[Json]:
     """Return the access logs of an HTTP filter. They name no Server: the routes do."""
-    denied, audited = _http_result("denied"), _http_policy(AUDIT)
-    not_found = _http_metadata("shadow_effective_policy_id", NOT_FOUND)
+    is_denied, is_audited, is_not_found = _is(_RESULT, "denied"), _is(_POLICY, AUDIT), _is(_SHADOW_POLICY, NOT_FOUND)
+    # What everybody may is not judged, and so nothing is said of it.
+    is_allowed = _all_of(_is(_RESULT, "allowed", or_unsaid=True), _is(_SHADOW_POLICY, "", or_unsaid=True))
     line = {
         **{label.replace("_", ".", 1).replace("srv", "server"): of_route(label) for label in (*_SERVER, *_ROUTE)},
         **_client(has_tls=has_tls),
@@ -51,11 +52,11 @@ def emit_http_policy_logs(*, has_tls: bool) -> list[Json]:
     tags = {COUNTED: "%ROUTE_NAME%", "srv_port": _PORT}
     client = _client_tags(has_tls=has_tls)
     return [
-        _line(_all_of(denied, _BOUNDED), "Request denied", "denied", line),
-        _line(_all_of(audited, _BOUNDED), "Request allowed", "audit", line),
-        _count(_http_result("allowed"), "inbound_http_authz", "allow_total", tags | _HTTP_AUTHZ | client),
-        _count(denied, "inbound_http_authz", "deny_total", tags | client),
-        _count(not_found, "inbound_http_route", "not_found_total", tags | client),
+        _line(_all_of(is_denied, _BOUNDED), "Request denied", "denied", line),
+        _line(_all_of(is_audited, _BOUNDED), "Request allowed", "audit", line),
+        _count(is_allowed, "inbound_http_authz", "allow_total", tags | _HTTP_AUTHZ | client),
+        _count(is_denied, "inbound_http_authz", "deny_total", tags | client),
+        _count(is_not_found, "inbound_http_route", "not_found_total", tags | client),
         _count({"response_flag_filter": {"flags": ["RL"]}}, "inbound_http_local", "ratelimit_total", tags | client),
     ]
 
@@ -135,25 +136,26 @@ def _client(*, has_tls: bool) -> dict[str, str]:
 
 
 def _client_tags(*, has_tls: bool) -> dict[str, str]:
-    """Return who calls. Where there is a ``client_id``, be it ``-`` for one without a DNS name, there is TLS."""
+    """Return who calls. Without ``tls`` there is TLS, be ``client_id`` empty, for a caller without a DNS name."""
     return {"client_id": _CLIENT_ID} if has_tls else {"tls": "disabled"}
 
 
-_HTTP_AUTHZ = {"authz": f"%DYNAMIC_METADATA({HTTP_RBAC}:enforced_effective_policy_id)%"}
-"""Kind, namespace and name in one label, too."""
+_RESULT, _POLICY = "enforced_engine_result", "enforced_effective_policy_id"
+"""What the filter that judges requests says of one, and which policy it was."""
+_SHADOW_POLICY = "shadow_effective_policy_id"
+"""Likewise, where it only says so."""
+
+_HTTP_AUTHZ = {"authz": f"%DYNAMIC_METADATA({HTTP_RBAC}:{_POLICY})%"}
+"""Kind, namespace and name in one label, too; empty where everybody may."""
 
 
-def _http_metadata(key: str, value: str) -> Json:
+def _is(key: str, value: str, *, or_unsaid: bool = False) -> Json:
+    """Return the condition that the filter that judges requests said so, or, with ``or_unsaid``, said nothing.
+
+    Here Envoy does not heed ``MetadataMatcher.invert``.
+    """
     matcher = {"filter": HTTP_RBAC, "path": [{"key": key}], "value": {"string_match": {"exact": value}}}
-    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
-
-
-def _http_result(result: str) -> Json:
-    return _http_metadata("enforced_engine_result", result)
-
-
-def _http_policy(name: str) -> Json:
-    return _http_metadata("enforced_effective_policy_id", name)
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": or_unsaid}}
 
 
 def _all_of(*filters: Json) -> Json:

@@ -2,7 +2,7 @@
 
 One shape everywhere: a policy for each source of authorizations, named by it, each a list of callers; whoever is in
 none is refused. What may not be written: a policy without callers, which Envoy refuses to load, and an RBACPerRoute
-without rules, which lets everybody in.
+without rules, which lets everybody in. Whom that is meant for is passed by the filter, and said so.
 
 Source: Envoy ``api/envoy/config/rbac/v3/rbac.proto``, ``source/extensions/filters/common/rbac/engine_impl.cc``
 (policies are tried in the order of their names).
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from meshwright.emit.matches import quote
 from meshwright.emit.typed import extension, typed
-from meshwright.model.access import LOCALHOST
+from meshwright.model.access import EVERYBODY, LOCALHOST
 from meshwright.model.desired import Json
 from meshwright.model.inbound import Authorization
 from meshwright.model.policy import Network, Proof
@@ -47,7 +47,14 @@ def emit_rules(authorizations: Iterable[Authorization], *, is_audit: bool) -> Js
 
 
 def emit_route_rbac(rules: Json) -> Json:
-    """Return the fields of a Route or VirtualHost that put ``rules``, as of `emit_rules`, in force."""
+    """Return the fields of a Route or VirtualHost that put ``rules``, as of `emit_rules`, in force.
+
+    Where the first of them is everybody's, what is left to judge is nothing: such requests pass the filter by, and
+    nothing tells of them who let them in. To judge them would cost each as much as to choose its route.
+    """
+    policies = rules["policies"]
+    if (first := min(policies)) == str(EVERYBODY.source) and _ANY in policies[first]["principals"]:
+        return {HTTP_RBAC: typed("envoy.config.route.v3.FilterConfig", disabled=True)}
     return {HTTP_RBAC: typed(f"{_HTTP_TYPES}.RBACPerRoute", rbac={"rules": rules})}
 
 

@@ -11,6 +11,9 @@ LOCALHOST = Authorization(source=Source("", "default", "", "localhost"), network
 Source: linkerd2 ``policy-controller/k8s/index/src/inbound/index.rs`` (``localhost``).
 """
 
+EVERYBODY = Authorization(source=Source("", "default", "", AccessPolicy.ALL_UNAUTHENTICATED.value), networks=EVERYWHERE)
+"""Whoever calls, from wherever, and shows nothing."""
+
 
 def authorize_probes(defaults: PolicyDefaults) -> Authorization | None:
     """Return who may ask what the kubelet asks, ``None`` for nobody.
@@ -30,7 +33,7 @@ def authorize_access(access: AccessPolicy, defaults: PolicyDefaults) -> Authoriz
     cluster = tuple(sorted(Network(cidr) for cidr in set(defaults.cluster_networks)))
     match access:
         case AccessPolicy.ALL_UNAUTHENTICATED:
-            return Authorization(source=source, networks=EVERYWHERE)
+            return EVERYBODY
         case AccessPolicy.ALL_AUTHENTICATED:
             return Authorization(source=source, networks=EVERYWHERE, proof=Proof.IDENTITY, is_any=True)
         case AccessPolicy.CLUSTER_UNAUTHENTICATED:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from ipaddress import ip_address
 
+from meshwright.model.access import EVERYBODY
 from meshwright.model.identity import TrustDomain
 from meshwright.model.observed import COUNTED, Called, Client, Counted, Observed, read_counted
 from meshwright.model.ref import Ref
@@ -52,9 +53,11 @@ def parse_counter(name: str, labels: Mapping[str, str], value: float, pod: Ref, 
     kind, port = COUNTERS.get(name), _read_port(labels.get("srv_port", ""))
     if kind is None or port is None or not 1 <= value < 1e18:
         return None
+    if labels.get(COUNTED) == "":  # it never had a route: no request that could be read
+        return None
     is_http, is_denied = kind
-    authorization = labels.get("authz", "").removeprefix("~")
-    by = "" if is_denied else "audit" if authorization == "default/audit" else authorization or "unknown"
+    authorization = labels.get("authz", "").removeprefix("~") or (str(EVERYBODY.source) if is_http else "unknown")
+    by = "" if is_denied else "audit" if authorization == "default/audit" else authorization
     return Counted(
         pod=pod,
         called=_read_called(labels, pod.namespace, port),
