@@ -10,6 +10,7 @@ from meshwright.edge.delivered import Delivery
 from meshwright.edge.protobuf import TypeUrl
 from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.listeners import emit_inbound_listener
+from meshwright.emit.names import INBOUND_ROUTES
 from meshwright.link.govern import govern
 from meshwright.model.identity import ServiceAccount, TrustDomain
 from meshwright.model.inbound import Inbound, PolicyDefaults, ServerPolicy
@@ -97,7 +98,7 @@ class Ear:
             delivery.hub.subscribe(self, TypeUrl.CLUSTER, cluster)
         delivery.hub.subscribe(self, TypeUrl.ENDPOINTS, NAMES[0])
         delivery.hub.subscribe(self, TypeUrl.LISTENER, None)
-        delivery.hub.subscribe(self, TypeUrl.ROUTES, "inbound")
+        delivery.hub.subscribe(self, TypeUrl.ROUTES, INBOUND_ROUTES)
 
     def touched(self, kind: TypeUrl, names: Any) -> None:
         self.heard |= {(kind, name) for name in names}
@@ -306,7 +307,7 @@ def test_a_machine_that_joins_a_service_is_told_that_it_is_itself(delivery: Deli
 
 def assert_has(delivery: Delivery, proxy: Proxy, inbound: Inbound) -> None:
     assert get(delivery, TypeUrl.LISTENER, "inbound", proxy) == emit_inbound_listener(SETTINGS, inbound)
-    assert get(delivery, TypeUrl.ROUTES, "inbound", proxy) == emit_inbound_routes(inbound)
+    assert get(delivery, TypeUrl.ROUTES, INBOUND_ROUTES, proxy) == emit_inbound_routes(inbound)
 
 
 def test_a_machine_has_the_policy_of_servers_that_select_machines(delivery: Delivery) -> None:
@@ -323,10 +324,10 @@ def test_a_machine_has_the_policy_of_servers_that_select_machines(delivery: Deli
     delivery.put_policy(pods.server, pods)
     assert ear.take() == {}
     delivery.put_policy(ours.server, ours)
-    assert ear.take() == {"Listener": {"inbound"}, "RouteConfiguration": {"inbound"}}
+    assert ear.take() == {"Listener": {"inbound"}, "RouteConfiguration": {INBOUND_ROUTES}}
     assert_has(delivery, own, govern(machine(), [ours], DEFAULTS))
     put(delivery, machine(labels=()))
-    assert ear.take() == {"Listener": {"inbound"}, "RouteConfiguration": {"inbound"}}
+    assert ear.take() == {"Listener": {"inbound"}, "RouteConfiguration": {INBOUND_ROUTES}}
     assert_has(delivery, own, govern(machine(), [], DEFAULTS))
 
 

@@ -220,7 +220,7 @@ def test_everything_a_proxy_can_ask_for() -> None:
     addresses = {"10.96.0.10:80", "[fd00::10]:80"}
     assert resources.listeners.keys() == {"outbound", "inbound"}
     assert resources.scopes.keys() == addresses
-    assert resources.routes.keys() == ports | {"inbound"}
+    assert resources.routes.keys() == ports | {"inbound/proxy-status"}
     assert resources.clusters.keys() == ports | addresses | {"mesh/blackhole"}
     assert resources.endpoints.keys() == ports
 

@@ -37,8 +37,14 @@ PORT_HEADER = _CARRIER
 """Carries the port that a connection was made to from the listener to the choice of a virtual host; likewise
 removed."""
 
-INBOUND_ROUTES = "inbound"
-"""The RouteConfiguration of requests made to the application. Every proxy has its own."""
+INBOUND_ROUTES = f"inbound/{PORT_HEADER}"
+"""The RouteConfiguration of requests made to the application. Every proxy has its own.
+
+It names the header it goes by: a listener that writes another one, of another version of us, must never meet routes
+that go by this one, which then would be the client's. Routes that are taken back stay in force for who still has them.
+
+Source: Envoy ``source/common/rds/rds_route_config_subscription.cc`` onConfigUpdate (removals are ignored).
+"""
 
 POLICY_LOG_BUCKET = "policy-log"
 """The token bucket that bounds how much is written of refusals. A resource of its own, of ``envoy.type.v3``."""
