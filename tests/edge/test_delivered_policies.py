@@ -13,6 +13,7 @@ from meshwright.edge.protobuf import TypeUrl
 from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.inbound_unit import emit_defaults_unit, emit_inbound_unit
 from meshwright.emit.listeners import emit_inbound_listener
+from meshwright.emit.names import INBOUND_ROUTES
 from meshwright.link.govern import govern
 from meshwright.model.config import Config
 from meshwright.model.identity import ServiceAccount, TrustDomain
@@ -29,7 +30,7 @@ from meshwright.model.workload import NamespaceObject
 SHOP, BANK = Namespace("shop"), Namespace("bank")
 SETTINGS = ProxySettings(trust=TrustDomain())
 DEFAULTS = PolicyDefaults(access=AccessPolicy.CLUSTER_UNAUTHENTICATED)
-OWN = {(TypeUrl.LISTENER, "inbound"), (TypeUrl.ROUTES, "inbound")}
+OWN = {(TypeUrl.LISTENER, "inbound"), (TypeUrl.ROUTES, INBOUND_ROUTES)}
 
 
 def pod(name: str, app: str = "web", namespace: Namespace = SHOP) -> Pod:
@@ -59,9 +60,9 @@ class Ear:
         self.proxy = Proxy(of.ref.namespace, of.ref.name)
         self.heard: set[tuple[TypeUrl, str]] = set()
         delivery.put_pod(of.ref, of)
-        delivery.variant(TypeUrl.ROUTES, "inbound", self.proxy)
+        delivery.variant(TypeUrl.ROUTES, INBOUND_ROUTES, self.proxy)
         delivery.hub.subscribe(self, TypeUrl.LISTENER, None)
-        delivery.hub.subscribe(self, TypeUrl.ROUTES, "inbound")
+        delivery.hub.subscribe(self, TypeUrl.ROUTES, INBOUND_ROUTES)
 
     def touched(self, kind: TypeUrl, names: Any) -> None:
         self.heard |= {(kind, name) for name in names}
@@ -74,10 +75,7 @@ class Ear:
 def assert_has(delivery: Delivery, of: Pod, inbound: Inbound) -> None:
     """Assert that a pod's proxy is told exactly what ``inbound`` says."""
     proxy = Proxy(of.ref.namespace, of.ref.name)
-    made = {
-        kind: delivery.make(kind, "inbound", delivery.variant(kind, "inbound", proxy))
-        for kind in (TypeUrl.LISTENER, TypeUrl.ROUTES)
-    }
+    made = {kind: delivery.make(kind, name, delivery.variant(kind, name, proxy)) for kind, name in OWN}
     assert made == {
         TypeUrl.LISTENER: emit_inbound_listener(SETTINGS, inbound),
         TypeUrl.ROUTES: emit_inbound_routes(inbound),
@@ -176,8 +174,8 @@ def test_nobody_is_let_in_before_the_installation_says_who_may_and_its_last_word
 def test_without_identities_everybody_may_until_somebody_says_otherwise() -> None:
     delivery = Delivery(ProxySettings())
     assert delivery.knows_defaults.is_set()
-    variant = delivery.variant(TypeUrl.ROUTES, "inbound", Proxy(SHOP, "stranger"))
-    assert delivery.make(TypeUrl.ROUTES, "inbound", variant) == emit_inbound_routes(Inbound())
+    variant = delivery.variant(TypeUrl.ROUTES, INBOUND_ROUTES, Proxy(SHOP, "stranger"))
+    assert delivery.make(TypeUrl.ROUTES, INBOUND_ROUTES, variant) == emit_inbound_routes(Inbound())
 
 
 def test_a_namespaces_policy_counts_at_once_where_it_is_followed(delivery: Delivery) -> None:
@@ -200,9 +198,9 @@ def test_of_many_proxies_all_look_and_pods_that_are_alike_share_what_was_made(de
     one = server()
     delivery.put_policy(one.server, one)
     assert all(each.take() == OWN for each in (*proxies, other))
-    entries = {id(delivery.hub.current(TypeUrl.ROUTES, "inbound", each.proxy)) for each in proxies}
+    entries = {id(delivery.hub.current(TypeUrl.ROUTES, INBOUND_ROUTES, each.proxy)) for each in proxies}
     assert len(entries) == 1
-    assert id(delivery.hub.current(TypeUrl.ROUTES, "inbound", other.proxy)) not in entries
+    assert id(delivery.hub.current(TypeUrl.ROUTES, INBOUND_ROUTES, other.proxy)) not in entries
 
 
 def test_what_was_made_for_policy_that_nobody_has_any_more_does_not_pile_up(delivery: Delivery) -> None:
@@ -210,15 +208,15 @@ def test_what_was_made_for_policy_that_nobody_has_any_more_does_not_pile_up(deli
     for created in range(1200):
         one = server(created=created)
         delivery.put_policy(one.server, one)
-        assert delivery.hub.current(TypeUrl.ROUTES, "inbound", web.proxy) is not None
-    held = len(delivery.hub._entries[TypeUrl.ROUTES, "inbound"])
+        assert delivery.hub.current(TypeUrl.ROUTES, INBOUND_ROUTES, web.proxy) is not None
+    held = len(delivery.hub._entries[TypeUrl.ROUTES, INBOUND_ROUTES])
     assert held < 600
 
 
 def test_what_cannot_be_encoded_lets_in_nobody(delivery: Delivery) -> None:
-    assert delivery.make_fallback(TypeUrl.ROUTES, "inbound") == emit_inbound_routes(NOBODY)
+    assert delivery.make_fallback(TypeUrl.ROUTES, INBOUND_ROUTES) == emit_inbound_routes(NOBODY)
     assert delivery.make_fallback(TypeUrl.LISTENER, "inbound") == emit_inbound_listener(SETTINGS, NOBODY)
-    assert Delivery(SETTINGS, listeners={}).make_fallback(TypeUrl.ROUTES, "inbound") is None
+    assert Delivery(SETTINGS, listeners={}).make_fallback(TypeUrl.ROUTES, INBOUND_ROUTES) is None
 
 
 @pytest.mark.parametrize("protocol", ProxyProtocol)
