@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+from meshwright.emit.connections import emit_inbound_http
 from meshwright.emit.inbound_routes import emit_inbound_routes
 from meshwright.emit.rate_limit import RATE_LIMIT_FILTER
 from meshwright.emit.rbac import HTTP_RBAC
 from meshwright.model.inbound import Authorization, GovernedPort, Inbound, InboundRule, RateLimit, ServerPolicy, Source
 from meshwright.model.policy import AccessPolicy, ProxyProtocol
+from meshwright.model.proxy import ProxySettings
 from meshwright.model.ref import Kind, Ref
 from meshwright.model.route import Filters, GrpcMatch, HttpMatch, Path, PathMatch, Redirect
 from meshwright.model.selector import Selector
@@ -55,6 +57,15 @@ def test_without_policy_there_is_one_route_for_everybody() -> None:
             "rule": "default",
         }
     }
+
+
+def test_a_listener_of_another_version_never_meets_routes_that_go_by_another_header() -> None:
+    routes = emit_inbound_routes(Inbound())
+    manager = emit_inbound_http(ProxySettings(), is_authenticated=False)["typed_config"]
+    [mutation] = manager["early_header_mutation_extensions"]
+    written = {each["append"]["header"]["key"] for each in mutation["typed_config"]["mutations"] if "append" in each}
+    assert manager["rds"]["route_config_name"] == routes["name"] == f"inbound/{routes['vhost_header']}"
+    assert routes["vhost_header"] in written
 
 
 def test_each_port_has_a_host_of_its_own_even_where_no_http_is_taken() -> None:
