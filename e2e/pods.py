@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.kube import Json, Kube, eventually
+from e2e.kube import APP, Json, Kube, eventually
 from e2e.mesh import PROXY, Mesh
 
 HERE = Path(__file__).parent
@@ -155,7 +155,7 @@ def start_client(kube: Kube, namespace: str, pod: str, *words: str) -> Client:
     """Start a command of the test application in a pod; one that takes ``--until`` is told the file ``stop``."""
     folder = f"/tmp/client-{uuid.uuid4().hex[:8]}"
     script = (
-        f"mkdir {folder}; cd {folder}; setsid python3 /app/app.py {shlex.join(words)} --until={folder}/stop"
+        f"mkdir {folder}; cd {folder}; setsid {shlex.join((*APP, *words))} --until={folder}/stop"
         " >out 2>err </dev/null &"
     )
     client = Client(kube=kube, namespace=namespace, pod=pod, folder=folder)

@@ -8,10 +8,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
+
+from meshwright.edge.api_resource import Resource
 
 Json = dict[str, Any]
 
@@ -27,25 +28,10 @@ class ReadError(Exception):
     """The API server refused, or did not answer; the message says which."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """What objects of a kind are called in paths; ``prefix`` is ``/api/v1`` or ``/apis/GROUP/VERSION``."""
-
-    prefix: str
-    plural: str
-    kind: str
-    is_namespaced: bool
-
-    def path(self, namespace: str, name: str = "") -> str:
-        """Return where an object, or without a name a list, is; ``namespace`` is empty for all of them."""
-        within = f"/namespaces/{namespace}" if namespace and self.is_namespaced else ""
-        return f"{self.prefix}{within}/{self.plural}{f'/{quote(name)}' if name else ''}"
-
-
-def read_resource(prefix: str, said: Json) -> Resource:
+def read_resource(group: str, version: str, said: Json) -> Resource:
     """Return one resource of a discovery document."""
     is_namespaced, kind = said["scope"] == "Namespaced", said["responseKind"]["kind"]
-    return Resource(prefix=prefix, plural=said["resource"], kind=kind, is_namespaced=is_namespaced)
+    return Resource(group=group, version=version, plural=said["resource"], kind=kind, is_namespaced=is_namespaced)
 
 
 class Reader:
@@ -95,9 +81,8 @@ class Reader:
             for group in (self._ask(root, accept=DISCOVERY) or {"items": ()})["items"]:
                 name = group["metadata"].get("name", "")
                 for version in group["versions"]:  # the one that is preferred comes first
-                    prefix = "/".join(filter(None, (root, name, version["version"])))
                     for each in version["resources"]:
-                        resource = read_resource(prefix, each)
+                        resource = read_resource(name, version["version"], each)
                         for word in (each["resource"], each.get("singularResource", "")):
                             found.setdefault(word, resource)
                             found.setdefault(f"{word}.{name}", resource)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from e2e.certificates import TRUST, identity
-from e2e.kube import Json, Kube, eventually
+from e2e.kube import APP, Json, Kube, eventually
 from e2e.mesh import NAMESPACE, PROXY, Mesh
 from e2e.pods import deploy, is_meshed, make_namespace, pods_of, wait_for_pods
 
@@ -49,7 +49,7 @@ def make_server(mesh: Mesh, name: str, **annotations: str) -> Json:
     container = {
         "name": "app",
         "image": mesh.image,
-        "command": ["python3", "/app/app.py", "serve", "--name", name],
+        "command": [*APP, "serve", "--name", name],
         "volumeMounts": [{"name": "app", "mountPath": "/app"}],
     }
     volume = {"name": "app", "configMap": {"name": "app"}}
@@ -218,7 +218,7 @@ def test_a_job_calls_through_the_mesh_with_its_first_breath_and_ends(injected: K
                         {
                             "name": "app",
                             "image": mesh.image,
-                            "command": ["python3", "/app/app.py", "get", "http://web/"],
+                            "command": [*APP, "get", "http://web/"],
                             "volumeMounts": [{"name": "app", "mountPath": "/app"}],
                         }
                     ],
