@@ -431,7 +431,8 @@ async def judge(callers: dict[str, Caller]) -> dict[str, Any]:
     seen["told"] = {
         name: application["headers"].get(name) for name in ("x-rule", "proxy-status", "l5d-client-id", "host")
     }
-    seen["forged"] = [await nobody.get(8001, proxy_status=port) for port in ("8003", "8005", "*", "")]
+    forged = ("8003", "8005", "*", "", "8003\r\nProxy-Status: 8005")
+    seen["forged"] = [await nobody.get(8001, proxy_status=port) for port in forged]
     seen["gRPC"] = {
         "called": await web.call(8006),
         "denied": await cart.call(8006),

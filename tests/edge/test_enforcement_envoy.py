@@ -127,7 +127,7 @@ def test_the_application_sees_what_a_route_adds_and_nothing_of_ours(seen: dict[s
 
 
 def test_a_request_cannot_name_another_port_than_its_own(seen: dict[str, Any]) -> None:
-    assert seen["requests"]["forged"] == ["403"] * 4
+    assert seen["requests"]["forged"] == ["403"] * 5
 
 
 def test_a_grpc_caller_gets_grpc_errors(seen: dict[str, Any]) -> None:

@@ -153,5 +153,5 @@ def _port(text: str) -> Port | None:
 
 
 def of_route(key: str) -> str:
-    """Return the command, for a log or a counter, that gives what a request's route says under ``key``, else ``-``."""
+    """Return the command, for a line of a log, that gives what a request's route says under ``key``."""
     return f"%METADATA(ROUTE:{METADATA}:{key})%"

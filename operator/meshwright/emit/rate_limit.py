@@ -8,7 +8,7 @@ Source: Envoy ``api/envoy/extensions/filters/http/local_ratelimit/v3/local_rate_
 """
 
 from meshwright.emit.settle import quote_cel
-from meshwright.emit.typed import extension, typed
+from meshwright.emit.typed import extension, skip_filter, typed
 from meshwright.model.desired import Json
 from meshwright.model.inbound import RateLimit
 
@@ -65,7 +65,7 @@ def emit_rate_limit(limit: RateLimit) -> Json:
 
 def emit_no_rate_limit() -> Json:
     """Return the fields of a Route that is exempt from what its VirtualHost limits."""
-    return {RATE_LIMIT_FILTER: typed("envoy.config.route.v3.FilterConfig", disabled=True, config={})}
+    return {RATE_LIMIT_FILTER: skip_filter()}
 
 
 def _write_caller(limit: RateLimit) -> str:

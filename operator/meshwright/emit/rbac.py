@@ -11,7 +11,7 @@ Source: Envoy ``api/envoy/config/rbac/v3/rbac.proto``, ``source/extensions/filte
 from collections.abc import Iterable, Iterator
 
 from meshwright.emit.matches import quote
-from meshwright.emit.typed import extension, typed
+from meshwright.emit.typed import extension, skip_filter, typed
 from meshwright.model.access import EVERYBODY, LOCALHOST
 from meshwright.model.desired import Json
 from meshwright.model.inbound import Authorization
@@ -54,7 +54,7 @@ def emit_route_rbac(rules: Json) -> Json:
     """
     policies = rules["policies"]
     if (first := min(policies)) == str(EVERYBODY.source) and _ANY in policies[first]["principals"]:
-        return {HTTP_RBAC: typed("envoy.config.route.v3.FilterConfig", disabled=True)}
+        return {HTTP_RBAC: skip_filter()}
     return {HTTP_RBAC: typed(f"{_HTTP_TYPES}.RBACPerRoute", rbac={"rules": rules})}
 
 

@@ -16,6 +16,14 @@ def typed(message: str, /, **fields: Any) -> Json:
     return {"@type": f"type.googleapis.com/{message}", **fields}
 
 
+def skip_filter() -> Json:
+    """Return what a route or a virtual host says of an HTTP filter that its requests pass by.
+
+    Source: Envoy ``api/envoy/config/route/v3/route_components.proto`` ``FilterConfig.disabled``.
+    """
+    return typed("envoy.config.route.v3.FilterConfig", disabled=True)
+
+
 def extension(name: str, message: str, /, **fields: Any) -> Json:
     """Return an extension's entry: its ``name`` and its configuration."""
     return {"name": name, "typed_config": typed(message, **fields)}
