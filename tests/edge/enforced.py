@@ -551,7 +551,24 @@ async def revoke(supply: Supply, envoy: Envoy, callers: dict[str, Caller]) -> di
         "bytes that were there first": later,
         "refusals": [str(problem) for problem in supply.hub.problems()],
         "refused": await refuse(supply, ask),
+        "shut": await shut(supply, callers["nobody"]),
     }
+
+
+async def shut(supply: Supply, anybody: Caller) -> list[str]:
+    """Return what one connection gets at a port that is everybody's, then has a Server that lets in nobody, then is
+    everybody's again."""
+    reader, writer = await anybody.connect(8099, alpn="http/1.1")
+
+    async def ask() -> str:
+        return (await exchange(reader, writer)).partition(" ")[0]
+
+    seen = [await ask()]
+    for inbound in (everything(p8099=server("shut")), everything()):
+        supply.put(inbound)
+        seen.append(await eventually(ask, lambda answer: answer != seen[-1]))
+    writer.close()
+    return seen
 
 
 async def refuse(supply: Supply, ask: Callable[[], Awaitable[str]]) -> list[str]:

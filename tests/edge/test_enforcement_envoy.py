@@ -205,6 +205,10 @@ def test_policy_that_the_proxy_refuses_leaves_none_in_force_that_was_taken_back(
     assert seen["open"]["refused"] == ["200", "403", "200"]
 
 
+def test_a_port_of_everybodys_is_shut_for_the_next_request_of_a_connection(seen: dict[str, Any]) -> None:
+    assert seen["open"]["shut"] == ["200", "403", "200"]
+
+
 def test_refusals_are_written_down_with_who_asked_for_what(seen: dict[str, Any]) -> None:
     def find(**wanted: Any) -> dict[str, Any]:
         wanted = {key.replace("__", "."): value for key, value in wanted.items()}
